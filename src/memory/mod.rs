@@ -1,0 +1,117 @@
+//! Guest memory: anonymous, lazily backed, with the hole below 4 GiB.
+
+// Memory advice is a call on raw addresses.
+#![allow(unsafe_code)]
+
+pub mod layout;
+
+use thiserror::Error;
+use vm_memory::mmap::FromRangesError;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::config::Size;
+use layout::{HOLE_END, HOLE_START};
+
+/// Guest memory as every part of the machine sees it. Clones share the same memory.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
+
+/// Below this address memory keeps small pages: a guest that only says hello touches a few pages
+/// here, and a huge page would be cleared for each.
+const SMALL_PAGES_END: u64 = 2 << 20;
+
+/// Guest memory that the host does not give.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The address space has no room for it.
+    #[error("cannot map {size} of guest memory")]
+    Map {
+        /// How much was asked for.
+        size: Size,
+        /// What the host said.
+        source: FromRangesError,
+    },
+    /// More than this build's address space.
+    #[error("{0} of guest memory is more than this host can address")]
+    TooLarge(Size),
+}
+
+/// The ranges of guest-physical addresses that `size` of memory takes: from 0 up to the hole, and
+/// the rest from 4 GiB up.
+fn ranges(size: Size) -> Result<Vec<(GuestAddress, usize)>, Error> {
+    let low = size.bytes().min(HOLE_START);
+    [(0, low), (HOLE_END, size.bytes() - low)]
+        .into_iter()
+        .filter(|(_, len)| *len > 0)
+        .map(|(start, len)| {
+            usize::try_from(len).map(|len| (GuestAddress(start), len)).map_err(|_| Error::TooLarge(size))
+        })
+        .collect()
+}
+
+/// Maps `size` of guest memory. The host gives pages as the guest touches them; transparent huge
+/// pages are advised for all but the first 2 MiB.
+///
+/// # Errors
+/// The host's address space has no room.
+pub fn allocate(size: Size) -> Result<GuestMemory, Error> {
+    let memory = GuestMemory::from_ranges(&ranges(size)?).map_err(|source| Error::Map { size, source })?;
+    for region in memory.iter() {
+        advise(region);
+    }
+    Ok(memory)
+}
+
+/// Best effort: a kernel that refuses an advice loses nothing.
+///
+/// A child of a fork has no use for the guest's memory, and without it the fork need not
+/// write-protect all of it under running vCPUs; nor does it belong into a core dump.
+fn advise(region: &vm_memory::GuestRegionMmap<()>) {
+    let skipped = SMALL_PAGES_END.saturating_sub(region.start_addr().0).min(region.len());
+    let (Ok(skipped), Ok(len)) = (usize::try_from(skipped), usize::try_from(region.len())) else { return };
+    for (from, advice) in [(skipped, libc::MADV_HUGEPAGE), (0, libc::MADV_DONTFORK), (0, libc::MADV_DONTDUMP)]
+    {
+        // SAFETY: the range lies inside the region's own mapping, which the region keeps alive, and
+        // none of these changes what the memory holds.
+        unsafe {
+            libc::madvise(region.as_ptr().add(from).cast(), len - from, advice);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn memory_leaves_the_hole_free() {
+        let cases: [(u64, &[(u64, u64)]); 4] = [
+            (16 << 20, &[(0, 16 << 20)]),
+            (HOLE_START, &[(0, HOLE_START)]),
+            (HOLE_START + 4096, &[(0, HOLE_START), (HOLE_END, 4096)]),
+            (200 << 30, &[(0, HOLE_START), (HOLE_END, (200 << 30) - HOLE_START)]),
+        ];
+        for (size, expected) in cases {
+            let memory = allocate(Size::new(size)).unwrap();
+            let got: Vec<_> = memory.iter().map(|r| (r.start_addr().0, r.len())).collect();
+            assert_eq!(got, expected);
+        }
+    }
+
+    #[test]
+    fn memory_starts_as_zeroes_and_is_shared_by_clones() {
+        let memory = allocate(Size::mib(16)).unwrap();
+        let last = GuestAddress((16 << 20) - 8);
+        assert_eq!(memory.read_obj::<u64>(last).unwrap(), 0);
+        memory.clone().write_obj(7_u64, last).unwrap();
+        assert_eq!(memory.read_obj::<u64>(last).unwrap(), 7);
+        assert!(memory.write_obj(7_u64, GuestAddress((16 << 20) - 7)).is_err());
+    }
+
+    #[test]
+    fn what_the_host_cannot_map_is_an_error() {
+        let error = allocate(Size::new(1 << 60)).unwrap_err();
+        assert!(error.to_string().contains("cannot map"), "{error}");
+    }
+}
