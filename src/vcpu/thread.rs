@@ -1,0 +1,73 @@
+//! One thread a vCPU.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use crate::hypervisor::{KickHandle, Seat, Vcpu};
+use crate::timeline::{Phase, Timeline};
+
+use super::run::{Buses, End, run};
+use super::{Control, Desired, ExitStats};
+
+/// A vCPU's thread, which waits until its machine's [`Control`] lets it run.
+pub struct VcpuThread {
+    thread: JoinHandle<ExitStats>,
+}
+
+/// Says that the thread is gone, and ends the machine should it have gone without a reason.
+struct Leaving<'a> {
+    control: &'a Control,
+    kicks: &'a KickHandle,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.kicks.detach();
+        self.control.leave();
+    }
+}
+
+impl VcpuThread {
+    /// Starts the thread of vCPU `index`.
+    ///
+    /// # Errors
+    /// The host gives no more threads.
+    pub fn spawn(
+        mut vcpu: impl Vcpu + Send + 'static,
+        index: usize,
+        buses: Arc<Buses>,
+        control: Arc<Control>,
+        timeline: Arc<Timeline>,
+        mut stats: ExitStats,
+    ) -> io::Result<Self> {
+        let body = move || {
+            let unkicked = KickHandle::default();
+            let kicks = control.kick_handle(index).unwrap_or(&unkicked);
+            kicks.attach();
+            let _leaving = Leaving { control: &control, kicks };
+            let mut seat = Seat::take(&mut vcpu);
+            while control.park() == Desired::Running {
+                timeline.mark(Phase::FirstRun);
+                match run(&mut seat, &buses, &control, &mut stats) {
+                    End::Asked => {}
+                    end => control.finish(end),
+                }
+            }
+            stats
+        };
+        Builder::new().name(format!("vcpu{index}")).spawn(body).map(|thread| Self { thread })
+    }
+
+    /// Whether this is the calling thread, as when a device drops its own machine.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.thread.thread().id() == std::thread::current().id()
+    }
+
+    /// Waits for the thread to end and gives its vCPU's exits; none if it panicked, or is the
+    /// calling thread.
+    pub fn join(self) -> Option<ExitStats> {
+        if self.is_current() { None } else { self.thread.join().ok() }
+    }
+}
