@@ -1,0 +1,406 @@
+//! From a configuration to a paused machine: the one way to build one.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::num::NonZeroU8;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use kvm_bindings::CpuId;
+use thiserror::Error;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+use super::interrupts::KvmMessages;
+use super::{Idle, Parts, PausedMachine};
+use crate::boot::{self, acpi, cpuid, mptable, msr, platform::Platform};
+use crate::bus::{self, Bus, Registers, SharedRegisters, lock};
+use crate::config::{self, MachineConfig};
+use crate::console::{self, Input, OnLost, Outbox, Output, Pump, Streams};
+use crate::devices::boot_timer::{self, BootTimer};
+use crate::devices::debug_exit::{self, DebugExit};
+use crate::devices::i8042::{self, I8042};
+use crate::devices::ioapic::{IoApic, IoApicPin};
+use crate::devices::power::{self, AcpiPower};
+use crate::devices::rtc::{self, Rtc};
+use crate::devices::serial::{self, Serial};
+use crate::event;
+use crate::hypervisor::{self, Hypervisor, KvmVcpu, Vm};
+use crate::memory::{self, layout};
+use crate::timeline::{Phase, Timeline};
+use crate::vcpu::{Buses, Control, ExitStats};
+
+/// The embedded guest: our own small kernel.
+static EMBEDDED_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
+
+/// What the machine puts on the kernel command line itself: the console is the serial port; a
+/// reboot and a panic end the machine at once.
+const OWN_WORDS: &str = "console=ttyS0 reboot=k panic=-1";
+
+/// Why a machine cannot be built.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration is no machine's.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// KVM is missing, or refuses.
+    #[error(transparent)]
+    Hypervisor(#[from] hypervisor::Error),
+    /// There is no memory for the guest.
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    /// The kernel or initrd cannot be loaded.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// The ACPI tables cannot be made.
+    #[error(transparent)]
+    Acpi(#[from] acpi::Error),
+    /// The MP table cannot be made.
+    #[error(transparent)]
+    MpTable(#[from] mptable::Error),
+    /// A vCPU's CPUID cannot be made.
+    #[error(transparent)]
+    Cpuid(#[from] cpuid::Error),
+    /// A device does not fit its bus.
+    #[error(transparent)]
+    Bus(#[from] bus::Error),
+    /// An embedder's device where the guest would never reach it.
+    #[error(
+        "a device at {base:#x}+{len:#x} is hidden by {what} at {other:#x}+{other_len:#x}; there is room from {:#x}",
+        layout::HOLE_START
+    )]
+    Hidden {
+        /// The device's first address.
+        base: u64,
+        /// Its number of addresses.
+        len: u64,
+        /// What the guest reaches there instead.
+        what: &'static str,
+        /// Its first address.
+        other: u64,
+        /// Its number of addresses.
+        other_len: u64,
+    },
+    /// The console's streams cannot be opened.
+    #[error(transparent)]
+    Console(#[from] console::Error),
+    /// There is no event loop.
+    #[error(transparent)]
+    Event(#[from] event::Error),
+    /// More memory than the processor can address.
+    #[error(
+        "the guest's memory does not fit this processor's {bits}-bit physical addresses; give less --memory"
+    )]
+    AddressWidth {
+        /// Bits of a physical address.
+        bits: u32,
+    },
+    /// The vCPUs' control cannot be made.
+    #[error("cannot make the event descriptor of the machine's end")]
+    Control(#[source] io::Error),
+    /// A vCPU has no thread.
+    #[error("cannot start the thread of vCPU {index}")]
+    Thread {
+        /// The vCPU.
+        index: usize,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// Builds a machine from a configuration and what an embedder brings along.
+///
+/// ```no_run
+/// use bantam::config::{Console, MachineConfig};
+/// use bantam::machine::Builder;
+///
+/// let config = MachineConfig { console: Console::Off, ..MachineConfig::default() };
+/// let outcome = Builder::new(config).build()?.resume()?.wait();
+/// println!("{}", outcome.reason);
+/// # Ok::<(), bantam::machine::Error>(())
+/// ```
+#[must_use]
+pub struct Builder {
+    config: MachineConfig,
+    hypervisor: Option<Hypervisor>,
+    timeline: Arc<Timeline>,
+    streams: Option<Streams>,
+    on_output_lost: Option<OnLost>,
+    kernel: Option<boot::Image>,
+    initrd: Option<boot::Image>,
+    mmio: Vec<(u64, u64, SharedRegisters)>,
+    ports: Vec<(u16, u16, SharedRegisters)>,
+}
+
+impl Builder {
+    /// A builder for this configuration.
+    pub fn new(config: MachineConfig) -> Self {
+        Self {
+            config,
+            hypervisor: None,
+            timeline: Arc::default(),
+            streams: None,
+            on_output_lost: None,
+            kernel: None,
+            initrd: None,
+            mmio: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+
+    /// Uses an open `/dev/kvm`, which a process with many machines shares among them.
+    pub fn hypervisor(mut self, hypervisor: Hypervisor) -> Self {
+        self.hypervisor = Some(hypervisor);
+        self
+    }
+
+    /// Records the phases of the start on this timeline.
+    pub fn timeline(mut self, timeline: Arc<Timeline>) -> Self {
+        self.timeline = timeline;
+        self
+    }
+
+    /// Sends the console's output to a writer, in place of what the configuration names. The
+    /// writer is called on the machine's event loop and should not block for long; for a stream
+    /// whose reader may be slow, give its descriptor to [`Self::console_output_fd`].
+    pub fn console_output(mut self, output: impl Write + Send + 'static) -> Self {
+        self.streams.get_or_insert_default().output = Some(Output::Writer(Box::new(output)));
+        self
+    }
+
+    /// Sends the console's output to a descriptor, in place of what the configuration names. It is
+    /// made non-blocking.
+    pub fn console_output_fd(mut self, output: OwnedFd) -> Self {
+        self.streams.get_or_insert_default().output = Some(Output::of_fd(output));
+        self
+    }
+
+    /// Boots this kernel, an open file or bytes in memory, in place of what the configuration names.
+    pub fn kernel(mut self, kernel: boot::Image) -> Self {
+        self.kernel = Some(kernel);
+        self
+    }
+
+    /// Gives the kernel this initial RAM disk, in place of what the configuration names.
+    pub fn initrd(mut self, initrd: boot::Image) -> Self {
+        self.initrd = Some(initrd);
+        self
+    }
+
+    /// Takes the console's input from a reader with a descriptor (a pipe, a socket, a file), in
+    /// place of what the configuration names.
+    pub fn console_input(mut self, input: impl Input + 'static) -> Self {
+        self.streams.get_or_insert_default().input = Some(Box::new(input));
+        self
+    }
+
+    /// Is told, once, when the console's output stream breaks. The machine runs on; what its guest
+    /// sends then is thrown away.
+    pub fn on_console_lost(mut self, tell: impl FnOnce(&io::Error) + Send + 'static) -> Self {
+        self.on_output_lost = Some(Box::new(tell));
+        self
+    }
+
+    /// Both ends of the console in place of what the configuration names.
+    pub fn console(mut self, streams: Streams) -> Self {
+        self.streams = Some(streams);
+        self
+    }
+
+    /// Puts a device of the embedder's at a guest-physical address outside memory; the hole from
+    /// [`layout::HOLE_START`] has room.
+    pub fn mmio_device(mut self, base: u64, len: u64, device: impl Registers + 'static) -> Self {
+        self.mmio.push((base, len, Arc::new(Mutex::new(device))));
+        self
+    }
+
+    /// Puts a device of the embedder's at an I/O port.
+    pub fn port_device(mut self, base: u16, len: u16, device: impl Registers + 'static) -> Self {
+        self.ports.push((base, len, Arc::new(Mutex::new(device))));
+        self
+    }
+
+    /// Builds the machine; its vCPUs wait for [`PausedMachine::resume`].
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, its files or the host. Nothing is left behind.
+    pub fn build(mut self) -> Result<PausedMachine, Error> {
+        self.config.validate()?;
+        let timeline = Arc::clone(&self.timeline);
+        let hypervisor = match self.hypervisor.take() {
+            Some(hypervisor) => hypervisor,
+            None => Hypervisor::open()?,
+        };
+        hypervisor.check_vcpus(self.config.cpus)?;
+        timeline.mark(Phase::KvmOpened);
+
+        let vm = Vm::new(&hypervisor, memory::allocate(self.config.memory)?)?;
+        timeline.mark(Phase::MemoryMapped);
+
+        let entry = self.load(&vm)?;
+        timeline.mark(Phase::KernelLoaded);
+
+        let vcpus = self.create_vcpus(&hypervisor, &vm, entry)?;
+        timeline.mark(Phase::VcpusCreated);
+
+        let outbox = Outbox::new(Arc::clone(&timeline))?;
+        let (buses, serial) = self.place_devices(&vm, &outbox)?;
+        let streams = match self.streams.take() {
+            Some(streams) => streams,
+            None => Streams::open(&self.config.console)?,
+        };
+        let pty = streams.pty.as_ref().map(|pty| pty.path.clone());
+        let pump = Pump::new(serial, Arc::clone(&outbox), streams, self.on_output_lost.take());
+
+        let parts = Parts {
+            control: Arc::new(Control::new(vcpus.len()).map_err(Error::Control)?),
+            idle: Some(Idle { vcpus, buses: Arc::new(buses), pump }),
+            vcpus: Vec::new(),
+            outbox,
+            events: None,
+            timeline,
+            stats: ExitStats::new(self.config.stats),
+            pty,
+        };
+        Ok(PausedMachine { parts })
+    }
+
+    fn cpus(&self) -> NonZeroU8 {
+        // A valid configuration has 1 to 255.
+        u8::try_from(self.config.cpus).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MIN)
+    }
+
+    /// Writes tables and kernel into guest memory.
+    fn load(&mut self, vm: &Vm) -> Result<boot::Entry, Error> {
+        let platform = Platform { cpus: self.cpus(), virtio: &[] };
+        let rsdp = acpi::write(vm.memory(), &platform)?;
+        mptable::write(vm.memory(), &platform)?;
+
+        let cmdline = boot::CommandLine::new(self.command_line())?;
+        let kernel = match (self.kernel.take(), &self.config.kernel) {
+            (Some(kernel), _) => kernel,
+            (None, Some(path)) => boot::Image::open(path)?,
+            (None, None) => boot::Image::from_bytes(EMBEDDED_GUEST, "the embedded guest"),
+        };
+        let initrd = match (self.initrd.take(), &self.config.initrd) {
+            (Some(initrd), _) => Some(initrd),
+            (None, path) => path.as_deref().map(boot::Image::open).transpose()?,
+        };
+        let request = boot::Request {
+            kernel: &kernel,
+            initrd: initrd.as_ref(),
+            cmdline: &cmdline,
+            mode: self.config.boot,
+            rsdp: Some(rsdp.0),
+        };
+        let loaded = boot::load(vm.memory(), request)?;
+        log::info!("{loaded}");
+        Ok(loaded.entry)
+    }
+
+    fn command_line(&self) -> String {
+        // The embedded guest knows its machine.
+        let embedded = self.config.kernel.is_none() && self.kernel.is_none();
+        if self.config.bare_cmdline || embedded {
+            return self.config.cmdline.clone();
+        }
+        format!("{OWN_WORDS} {}", self.config.cmdline).trim_end().to_owned()
+    }
+
+    /// Makes the vCPUs: the first at the kernel's entry, the others waiting to be woken by it.
+    fn create_vcpus(
+        &self,
+        hypervisor: &Hypervisor,
+        vm: &Vm,
+        entry: boot::Entry,
+    ) -> Result<Vec<KvmVcpu>, Error> {
+        let cpuid = hypervisor.supported_cpuid()?;
+        check_address_width(vm, &cpuid)?;
+        let vcpus: Vec<_> =
+            (0..self.config.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<_, _>>()?;
+        let features = cpuid::CpuFeatures {
+            tsc_khz: vcpus.first().and_then(KvmVcpu::tsc_khz),
+            tsc_deadline: hypervisor.has_tsc_deadline(),
+            // One vCPU has nobody to send hypercalls about, so its start need not wait for the
+            // measurement.
+            pv_hypercalls: self.config.cpus > 1 && hypervisor.hypercalls_work(),
+            ..Default::default()
+        };
+        let topology = cpuid::Topology { cpus: self.cpus() };
+        let table = cpuid::GuestCpuid::new(&cpuid, topology, &features)?;
+        for (index, vcpu) in (0..=u8::MAX).zip(&vcpus) {
+            vcpu.set_cpuid(&table.for_cpu(index)?)?;
+            vcpu.set_msrs(&msr::BOOT_MSRS)?;
+        }
+        if let Some(first) = vcpus.first() {
+            first.set_registers(&entry.regs(), &entry.sregs(first.sregs()?))?;
+        }
+        Ok(vcpus)
+    }
+
+    /// Puts every device on its bus.
+    fn place_devices(&mut self, vm: &Vm, outbox: &Arc<Outbox>) -> Result<(Buses, Arc<Mutex<Serial>>), Error> {
+        let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(KvmMessages(vm.clone())))));
+        let line = IoApicPin::new(Arc::clone(&ioapic), layout::COM1_IRQ);
+        let serial = Arc::new(Mutex::new(Serial::new(Box::new(Arc::clone(outbox)), Arc::new(line))));
+
+        let mut mmio = Bus::mmio();
+        mmio.insert(layout::IOAPIC, layout::IOAPIC_LEN, ioapic.clone())?;
+        for (base, len, device) in self.mmio.drain(..) {
+            check_reachable(vm, base, len)?;
+            mmio.insert(base, len, device)?;
+        }
+
+        let mut ports = Bus::ports();
+        let timer = BootTimer::new(Arc::clone(&self.timeline));
+        let own: [(u16, u64, SharedRegisters); 6] = [
+            (layout::COM1_PORT, serial::REGISTERS, serial.clone()),
+            (layout::I8042_PORT, i8042::PORTS, shared(I8042::default())),
+            (layout::RTC_PORT, rtc::PORTS, shared(Rtc::new(rtc::host_clock()))),
+            (layout::DEBUG_EXIT_PORT, debug_exit::PORTS, shared(DebugExit)),
+            (layout::ACPI_PORT, power::PORTS, shared(AcpiPower)),
+            (layout::BOOT_TIME_PORT, boot_timer::PORTS, shared(timer)),
+        ];
+        for (base, len, device) in own {
+            ports.insert(base.into(), len, device)?;
+        }
+        for (base, len, device) in self.ports.drain(..) {
+            ports.insert(base.into(), len.into(), device)?;
+        }
+        let end_of_interrupt = Box::new(move |vector| lock(&ioapic).end_of_interrupt(vector));
+        Ok((Buses { ports, mmio, end_of_interrupt }, serial))
+    }
+}
+
+/// Whether KVM leaves all accesses at a device's addresses to us.
+fn check_reachable(vm: &Vm, base: u64, len: u64) -> Result<(), Error> {
+    let memory = vm.memory().iter().map(|region| ("memory", region.start_addr().0, region.len()));
+    let of_kvm = [
+        ("the local APICs", layout::LOCAL_APIC, layout::PAGE_SIZE),
+        ("KVM's own pages", layout::KVM_PAGES, layout::KVM_PAGES_LEN),
+    ];
+    let (start, end) = (base, base.saturating_add(len));
+    match memory.chain(of_kvm).find(|(_, other, other_len)| start < other + other_len && *other < end) {
+        Some((what, other, other_len)) => Err(Error::Hidden { base, len, what, other, other_len }),
+        None => Ok(()),
+    }
+}
+
+/// Memory past what the processor's physical addresses reach would never be seen.
+fn check_address_width(vm: &Vm, cpuid: &CpuId) -> Result<(), Error> {
+    // Intel SDM volume 2A, CPUID leaf 0x80000008: EAX bits 0 to 7.
+    let leaf = cpuid.as_slice().iter().find(|leaf| leaf.function == 0x8000_0008);
+    let bits = leaf.map_or(36, |leaf| leaf.eax & 0xff);
+    let last = vm.memory().last_addr().0;
+    if last.checked_shr(bits).unwrap_or(0) == 0 { Ok(()) } else { Err(Error::AddressWidth { bits }) }
+}
+
+fn shared(device: impl Registers + 'static) -> SharedRegisters {
+    Arc::new(Mutex::new(device))
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,212 @@
+//! A machine's life: built, paused, running, ended. What can be done in a state is what its type
+//! offers.
+
+mod builder;
+mod interrupts;
+mod outcome;
+
+use std::fmt;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use builder::{Builder, Error};
+pub use outcome::{ExitReason, Outcome};
+
+use crate::console::{Outbox, Pump};
+use crate::event::EventLoop;
+use crate::hypervisor::KvmVcpu;
+use crate::timeline::{Phase, Timeline};
+use crate::vcpu::{Buses, Control, ExitStats, VcpuThread};
+
+/// What every state of a machine owns. Dropping it stops the machine and joins its threads.
+struct Parts {
+    control: Arc<Control>,
+    /// Until the first start.
+    idle: Option<Idle>,
+    vcpus: Vec<VcpuThread>,
+    outbox: Arc<Outbox>,
+    /// Dropped after the vCPU threads are joined, so that it still takes their last output.
+    events: Option<EventLoop>,
+    timeline: Arc<Timeline>,
+    stats: ExitStats,
+    pty: Option<PathBuf>,
+}
+
+/// What goes to the threads at the first start.
+struct Idle {
+    vcpus: Vec<KvmVcpu>,
+    buses: Arc<Buses>,
+    pump: Pump,
+}
+
+impl Parts {
+    /// Starts the threads: the vCPUs' first, as they have the longest way to go.
+    fn start(&mut self, idle: Idle) -> Result<(), Error> {
+        for (index, vcpu) in idle.vcpus.into_iter().enumerate() {
+            let (control, timeline) = (Arc::clone(&self.control), Arc::clone(&self.timeline));
+            let thread = VcpuThread::spawn(
+                vcpu,
+                index,
+                Arc::clone(&idle.buses),
+                control,
+                timeline,
+                self.stats.clone(),
+            )
+            .map_err(|source| Error::Thread { index, source })?;
+            self.vcpus.push(thread);
+        }
+        self.events = Some(EventLoop::start(vec![Box::new(idle.pump)])?);
+        Ok(())
+    }
+
+    /// Joins the vCPU threads, which have been told to stop; false if one of them panicked.
+    fn join(&mut self) -> bool {
+        let others = self.vcpus.iter().filter(|thread| !thread.is_current()).count();
+        self.control.wait_until_gone(others);
+        let joined: Vec<_> = self.vcpus.drain(..).map(VcpuThread::join).collect();
+        joined.iter().flatten().for_each(|stats| self.stats.merge(stats));
+        joined.iter().all(Option::is_some)
+    }
+
+    fn stop_handle(&self) -> StopHandle {
+        StopHandle { control: Arc::clone(&self.control), outbox: Arc::clone(&self.outbox) }
+    }
+
+    fn end(mut self) -> Outcome {
+        let orderly = self.join();
+        self.timeline.mark(Phase::Exit);
+        let reason = self.control.take_end().map_or(ExitReason::Stopped, ExitReason::from);
+        Outcome {
+            reason: if orderly { reason } else { ExitReason::Panicked },
+            stats: std::mem::take(&mut self.stats),
+            timeline: Arc::clone(&self.timeline),
+        }
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        self.control.stop();
+        self.join();
+        self.events = None;
+    }
+}
+
+/// A machine whose vCPUs wait: just built, or paused between two instructions with every exit
+/// complete.
+pub struct PausedMachine {
+    parts: Parts,
+}
+
+/// A machine whose vCPUs run.
+pub struct RunningMachine {
+    parts: Parts,
+}
+
+/// Stops a machine from any thread, while another waits for it.
+#[derive(Clone)]
+pub struct StopHandle {
+    control: Arc<Control>,
+    outbox: Arc<Outbox>,
+}
+
+impl StopHandle {
+    /// Stops the machine; one that has ended stays as it ended. A [`RunningMachine::wait`] for its
+    /// console's reader ends.
+    pub fn stop(&self) {
+        self.control.stop();
+        self.outbox.hurry();
+    }
+}
+
+impl PausedMachine {
+    /// Lets the vCPUs run.
+    ///
+    /// # Errors
+    /// The first time, the host may not give the threads that a machine needs; it is gone then.
+    pub fn resume(mut self) -> Result<RunningMachine, Error> {
+        self.parts.control.resume();
+        if let Some(idle) = self.parts.idle.take() {
+            self.parts.start(idle)?;
+        }
+        Ok(RunningMachine { parts: self.parts })
+    }
+
+    /// The pseudo-terminal of a machine whose console is one.
+    #[must_use]
+    pub fn pty(&self) -> Option<&Path> {
+        self.parts.pty.as_deref()
+    }
+
+    /// A handle that stops the machine from another thread.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        self.parts.stop_handle()
+    }
+}
+
+impl RunningMachine {
+    /// Takes the vCPUs out of the guest, between two instructions and with every exit complete.
+    ///
+    /// # Errors
+    /// The machine has ended; its outcome is the error. What the console's stream does not take at
+    /// once is lost.
+    pub fn pause(self) -> Result<PausedMachine, Box<Outcome>> {
+        if self.parts.control.pause() {
+            Ok(PausedMachine { parts: self.parts })
+        } else {
+            Err(Box::new(self.parts.end()))
+        }
+    }
+
+    /// Waits until the machine ends. Where its guest ended it, that is when the console's stream has
+    /// taken all output; [`StopHandle::stop`] ends that wait.
+    #[must_use]
+    pub fn wait(self) -> Outcome {
+        let parts = self.parts;
+        parts.control.wait_for_end();
+        parts.timeline.mark(Phase::Exit);
+        parts.outbox.wait_until_drained();
+        parts.end()
+    }
+
+    /// Stops the machine, wherever its guest is. What the console's stream does not take at once is
+    /// lost.
+    #[must_use]
+    pub fn stop(self) -> Outcome {
+        self.parts.control.stop();
+        self.parts.end()
+    }
+
+    /// A handle that stops the machine from another thread.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        self.parts.stop_handle()
+    }
+}
+
+/// A descriptor that is readable once the machine has ended, for a poll together with others.
+impl AsRawFd for RunningMachine {
+    fn as_raw_fd(&self) -> RawFd {
+        self.parts.control.ended()
+    }
+}
+
+impl fmt::Debug for PausedMachine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PausedMachine").field("pty", &self.pty()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RunningMachine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningMachine").field("vcpus", &self.parts.vcpus.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for StopHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StopHandle").finish_non_exhaustive()
+    }
+}
