@@ -1,0 +1,58 @@
+//! Memory behind the image, given out page by page and never taken back.
+
+use crate::boot_info::BootInfo;
+use crate::paging;
+
+pub const PAGE: u64 = 4096;
+
+unsafe extern "C" {
+    static image_start: u8;
+    static image_end: u8;
+}
+
+/// Where the image lies, its uninitialised data included.
+pub fn image() -> (u64, u64) {
+    ((&raw const image_start).addr() as u64, (&raw const image_end).addr() as u64)
+}
+
+pub struct Arena {
+    next: u64,
+    end: u64,
+}
+
+impl Arena {
+    /// From the end of the image to the end of the RAM around it, without what
+    /// the loader has put there for us (initrd, PVH modules).
+    pub fn new(boot: &BootInfo) -> Self {
+        let (start, next) = image();
+        let end = boot
+            .usable()
+            .find(|range| range.start <= start && next <= range.end)
+            .map_or(next, |range| range.end);
+        Arena { next, end: end.min(boot.first_module(next)).min(1 << 32) }
+    }
+
+    /// Where the next page will come from: all before is in use.
+    pub fn mark(&self) -> u64 {
+        self.next
+    }
+
+    pub fn pages(&mut self, count: u64) -> Option<u64> {
+        let start = self.next;
+        let end = start.checked_add(count.checked_mul(PAGE)?)?;
+        if end > self.end {
+            return None;
+        }
+        self.next = end;
+        paging::reach(end);
+        Some(start)
+    }
+
+    /// Pages full of zeroes.
+    pub fn zeroed(&mut self, count: u64) -> Option<u64> {
+        let start = self.pages(count)?;
+        // SAFETY: these pages are RAM, mapped, and nobody else's.
+        unsafe { (start as *mut u8).write_bytes(0, (count * PAGE) as usize) };
+        Some(start)
+    }
+}

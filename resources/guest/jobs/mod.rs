@@ -1,0 +1,112 @@
+//! What the guest can do: one word of the command line, one job.
+
+mod echo;
+mod exits;
+mod fault;
+mod hello;
+mod interrupts;
+mod mips;
+mod poke;
+mod smp;
+mod stress;
+mod time;
+mod touch;
+
+use crate::Machine;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::console::{self, println};
+use crate::cpu::{self, out8};
+
+/// The port and the value that a VMM's start-up measurement waits for; the
+/// console's first byte is the same. entry.s has them too.
+const BOOT_TIME_PORT: u16 = 0x0b0b;
+const BOOT_TIME_BYTE: u8 = b'B';
+
+unsafe extern "C" {
+    static boot_announced: AtomicBool;
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    Hello,
+    Boot,
+    Exits(&'static str),
+    Memory(&'static str),
+    Smp,
+    Echo,
+    Fault(&'static str),
+    Spin,
+    SpinRing0,
+    Halt,
+    Flood,
+    Poke,
+    PokeAll,
+    Mips,
+    Interrupts,
+    Time,
+}
+
+impl Job {
+    /// The job that a word names; most words on a command line name none.
+    #[inline(never)]
+    pub fn parse(word: &'static str) -> Option<Self> {
+        Some(match word {
+            "hello" => Job::Hello,
+            "boot" => Job::Boot,
+            "smp" => Job::Smp,
+            "echo" => Job::Echo,
+            "spin" => Job::Spin,
+            "spin=cpl0" => Job::SpinRing0,
+            "halt" => Job::Halt,
+            "flood" => Job::Flood,
+            "poke" => Job::Poke,
+            "poke=all" => Job::PokeAll,
+            "mips" => Job::Mips,
+            "interrupts" => Job::Interrupts,
+            "time" => Job::Time,
+            _ => match crate::words::split_at_byte(word, b'=')? {
+                ("exits", count) => Job::Exits(count),
+                ("memory", what) => Job::Memory(what),
+                ("fault", kind) => Job::Fault(kind),
+                _ => return None,
+            },
+        })
+    }
+
+    pub fn run(self, machine: &mut Machine) {
+        match self {
+            Job::Hello => hello::run(machine),
+            Job::Boot => announce(),
+            Job::Exits(count) => exits::run(machine, count),
+            Job::Memory(what) => touch::run(machine, what),
+            Job::Smp => smp::run(machine),
+            Job::Echo => echo::run(),
+            Job::Fault(kind) => fault::run(kind),
+            Job::Spin => stress::spin(),
+            Job::SpinRing0 => stress::spin_ring0(),
+            Job::Halt => cpu::stop(),
+            Job::Flood => stress::flood(),
+            Job::Poke => poke::run(machine, poke::SAMPLE),
+            Job::PokeAll => poke::run(machine, 1),
+            Job::Mips => mips::run(),
+            Job::Interrupts => interrupts::run(machine),
+            Job::Time => time::run(),
+        }
+    }
+}
+
+/// The guest runs: the boot-time port, then one byte on the console. entry.s has
+/// done it if the command line starts with `boot`.
+fn announce() {
+    // SAFETY: a byte of entry.s.
+    if !unsafe { boot_announced.swap(true, Ordering::Relaxed) } {
+        out8(BOOT_TIME_PORT, BOOT_TIME_BYTE);
+        out8(console::PORT, BOOT_TIME_BYTE);
+    }
+}
+
+/// A job's word that makes no sense.
+fn complain(what: &str, word: &str) {
+    println!("guest: {what}: `{word}`");
+}

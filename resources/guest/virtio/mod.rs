@@ -1,0 +1,3 @@
+//! Virtio, as far as the guest knows it.
+
+pub mod mmio;
