@@ -1,0 +1,198 @@
+//! Standard input as the guest's keyboard, with an escape key; standard output that may go away.
+
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, OnceLock};
+
+use super::terminal;
+use crate::config::Console;
+use crate::console::{Input, Streams};
+use crate::machine::StopHandle;
+
+const CTRL_A: u8 = 1;
+
+const HELP: &str = "Ctrl-A x quits, Ctrl-A c prints this, Ctrl-A Ctrl-A sends a Ctrl-A";
+
+/// What stops the machine, known once there is one.
+#[derive(Clone, Default)]
+pub(super) struct LateStop(Arc<OnceLock<StopHandle>>);
+
+impl LateStop {
+    /// This is the machine to stop.
+    pub(super) fn set(&self, stop: StopHandle) {
+        let _ = self.0.set(stop);
+    }
+
+    /// Stops it; one that has not begun is left alone.
+    pub(super) fn stop(&self) {
+        if let Some(stop) = self.0.get() {
+            stop.stop();
+        }
+    }
+}
+
+/// Standard input and output as a machine's console. On a terminal there is an escape key, which
+/// stops the machine.
+pub(super) fn stdio(stop: &LateStop) -> Result<Streams, crate::console::Error> {
+    let mut streams = Streams::open(&Console::Stdio)?;
+    if !io::stdin().is_terminal() {
+        return Ok(streams);
+    }
+    if !terminal::stdin_is_ours() {
+        // A job in the background has no keyboard.
+        streams.input = None;
+        return Ok(streams);
+    }
+    streams.input = streams.input.map(|terminal| -> Box<dyn Input> {
+        Box::new(Keyboard { terminal, keys: Keys::default(), stop: stop.clone() })
+    });
+    Ok(streams)
+}
+
+/// A terminal's keys, of which `Ctrl-A` begins a command to us.
+struct Keyboard {
+    terminal: Box<dyn Input>,
+    keys: Keys,
+    stop: LateStop,
+}
+
+impl AsFd for Keyboard {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.terminal.as_fd()
+    }
+}
+
+impl Read for Keyboard {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.terminal.read(buffer)?;
+        if read == 0 {
+            return Ok(0);
+        }
+        let mut kept = 0;
+        for at in 0..read {
+            let Some(key) = buffer.get(at).copied() else { break };
+            match self.keys.press(key) {
+                Press::Guest(key) => {
+                    if let Some(place) = buffer.get_mut(kept) {
+                        *place = key;
+                        kept += 1;
+                    }
+                }
+                Press::Nothing => {}
+                Press::Quit => self.stop.stop(),
+                Press::Help => terminal::note(HELP),
+            }
+        }
+        if kept == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(kept) }
+    }
+}
+
+/// The escape key's state.
+#[derive(Default)]
+struct Keys {
+    escaped: bool,
+}
+
+/// What a key means.
+#[derive(Debug, PartialEq, Eq)]
+enum Press {
+    /// It is the guest's.
+    Guest(u8),
+    /// It begins a command, or is no command's.
+    Nothing,
+    /// Stop the machine.
+    Quit,
+    /// Tell what the commands are.
+    Help,
+}
+
+impl Keys {
+    fn press(&mut self, key: u8) -> Press {
+        let escaped = std::mem::replace(&mut self.escaped, false);
+        match (escaped, key) {
+            (false, CTRL_A) => {
+                self.escaped = true;
+                Press::Nothing
+            }
+            (false, key) | (true, key @ CTRL_A) => Press::Guest(key),
+            (true, b'x' | b'X') => Press::Quit,
+            (true, b'c' | b'C' | b'h' | b'?') => Press::Help,
+            (true, _) => Press::Nothing,
+        }
+    }
+}
+
+/// How standard output was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Its reader went away.
+    ReaderGone,
+    /// It could not be written.
+    Failed,
+}
+
+impl Loss {
+    fn of(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::ReaderGone } else { Self::Failed }
+    }
+
+    /// The exit code: after a reader, that of the signal which other programs in a pipe die of.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::ReaderGone => super::signal_code(libc::SIGPIPE),
+            Self::Failed => super::EXIT_ERROR,
+        }
+    }
+}
+
+/// The console's output as a machine's fate: without standard output there is no use in running
+/// on, without a file or a pseudo-terminal there is.
+#[derive(Clone)]
+pub(super) struct OutputWatch {
+    /// Whether the console is standard output.
+    on_stdout: bool,
+    stop: LateStop,
+    loss: Arc<OnceLock<Loss>>,
+}
+
+impl OutputWatch {
+    pub(super) fn new(on_stdout: bool, stop: LateStop) -> Self {
+        Self { on_stdout, stop, loss: Arc::default() }
+    }
+
+    /// What the console calls when its output is lost.
+    pub(super) fn teller(&self) -> impl FnOnce(&io::Error) + Send + 'static {
+        let this = self.clone();
+        move |error| {
+            let loss = Loss::of(error);
+            if !this.on_stdout || loss == Loss::Failed {
+                terminal::note(&format!("the console's output is lost: {error}"));
+            }
+            if this.on_stdout {
+                let _ = this.loss.set(loss);
+                this.stop.stop();
+            }
+        }
+    }
+
+    /// How standard output was lost, if it was.
+    pub(super) fn loss(&self) -> Option<Loss> {
+        self.loss.get().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_escape_key_is_ours_and_all_others_the_guests() {
+        let mut keys = Keys::default();
+        let mut press = |text: &[u8]| text.iter().map(|key| keys.press(*key)).collect::<Vec<_>>();
+        assert_eq!(press(b"ax\x03"), [Press::Guest(b'a'), Press::Guest(b'x'), Press::Guest(3)]);
+        assert_eq!(press(b"\x01x"), [Press::Nothing, Press::Quit]);
+        assert_eq!(press(b"\x01cx"), [Press::Nothing, Press::Help, Press::Guest(b'x')]);
+        assert_eq!(press(b"\x01\x01x"), [Press::Nothing, Press::Guest(1), Press::Guest(b'x')]);
+        assert_eq!(press(b"\x01q"), [Press::Nothing, Press::Nothing]);
+    }
+}

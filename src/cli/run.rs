@@ -1,0 +1,161 @@
+//! `bantam run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+
+use super::console::{LateStop, Loss, OutputWatch};
+use super::report::Report;
+use super::signals::{Signals, Woken};
+use super::terminal;
+use crate::config::{BootMode, Console, MAX_CPUS, MachineConfig, Size};
+use crate::machine::Builder;
+use crate::timeline::{Phase, Timeline};
+
+/// The options of a machine: each overrides the configuration file's field of the same name.
+#[derive(Args, Debug, Default)]
+pub(super) struct MachineArgs {
+    /// Read the machine's configuration from a file: JSON if its name ends in .json, else TOML.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Kernel to boot, ELF vmlinux or bzImage [default: the embedded guest].
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk for the kernel.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Words for the kernel command line, after those that the machine adds.
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// Leave out the machine's own words (console=ttyS0 reboot=k panic=-1).
+    #[arg(long)]
+    bare_cmdline: bool,
+    /// Number of vCPUs, 1 to 255 [default: 1].
+    #[arg(long, value_name = "N", value_parser = cpus, allow_negative_numbers = true)]
+    cpus: Option<u32>,
+    /// Guest memory, for example 512M or 2G [default: 256M].
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    memory: Option<Size>,
+    /// How the kernel is entered: auto, pvh or linux64 [default: auto].
+    #[arg(long, value_name = "MODE")]
+    boot: Option<BootMode>,
+    /// Where the serial console goes: stdio, file:PATH, pty or off [default: stdio].
+    #[arg(long, value_name = "WHERE")]
+    console: Option<Console>,
+    /// Count exits by kind and port or address, and print them at the end.
+    #[arg(long)]
+    stats: bool,
+}
+
+/// A number of vCPUs that a machine may have.
+fn cpus(word: &str) -> Result<u32, String> {
+    let number = word.parse().ok().filter(|number| (1..=MAX_CPUS).contains(number));
+    number.ok_or_else(|| format!("give 1 to {MAX_CPUS}"))
+}
+
+impl MachineArgs {
+    /// The configuration file, or the defaults, with the options over it.
+    pub(super) fn resolve(self) -> anyhow::Result<MachineConfig> {
+        let base = match &self.config {
+            Some(path) => MachineConfig::from_file(path)?,
+            None => MachineConfig::default(),
+        };
+        let config = MachineConfig {
+            cpus: self.cpus.unwrap_or(base.cpus),
+            memory: self.memory.unwrap_or(base.memory),
+            kernel: self.kernel.or(base.kernel),
+            initrd: self.initrd.or(base.initrd),
+            cmdline: self.cmdline.unwrap_or(base.cmdline),
+            bare_cmdline: self.bare_cmdline || base.bare_cmdline,
+            boot: self.boot.unwrap_or(base.boot),
+            console: self.console.unwrap_or(base.console),
+            stats: self.stats || base.stats,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+const RUN_HELP: &str = "\
+Console: on a terminal, Ctrl-A x quits, Ctrl-A c prints help, Ctrl-A Ctrl-A sends a Ctrl-A.
+
+Exit codes: 0 power-off, or quit from the console; 1 error; 2 wrong usage; 4 the guest asked for a
+reset; 6 triple fault; 8 KVM could not run a vCPU on; 10 a defect of bantam; odd codes are the
+guest's own, (value << 1) | 1 for the value it writes to the debug-exit port 0xf4; 128 + N ended by
+signal N (141: the reader of standard output went away). Where two meet, --json tells them apart.
+
+Examples:
+  bantam run
+  bantam run --kernel vmlinux --initrd initramfs.cpio --memory 512M --cmdline quiet
+  bantam run --console off --cmdline 'smp end=exit:3' --cpus 4 --json
+  bantam run --config machine.toml --cpus 2";
+
+#[derive(Args, Debug)]
+#[command(after_help = RUN_HELP)]
+pub(super) struct Run {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Print when the machine reached which phase of its start.
+    #[arg(long)]
+    timings: bool,
+    /// Print the reason of the end, timings and exits as one JSON object. Reports go to standard
+    /// output, or to standard error while the console is there.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Run {
+    pub(super) fn run(self, process_start: Instant) -> anyhow::Result<ExitCode> {
+        let config = self.machine.resolve()?;
+        let report = Report {
+            timings: self.timings,
+            stats: config.stats,
+            json: self.json,
+            to_stderr: config.console == Console::Stdio,
+        };
+        let timeline = Arc::new(Timeline::default());
+        timeline.mark_at(Phase::ProcessStart, process_start);
+
+        let stdio = config.console == Console::Stdio;
+        let stop = LateStop::default();
+        let watch = OutputWatch::new(stdio, stop.clone());
+        let mut builder = Builder::new(config).timeline(timeline).on_console_lost(watch.teller());
+        if stdio {
+            builder = builder.console(super::console::stdio(&stop)?);
+        }
+        let machine = builder.build()?;
+        if let Some(pty) = machine.pty() {
+            terminal::note(&format!("console: {}", pty.display()));
+        }
+        stop.set(machine.stop_handle());
+        // Nothing above needs putting back, so a signal may end it. The machine's threads, which
+        // start below, inherit that these signals wait to be fetched.
+        let signals = Signals::block()?;
+        let raw = stdio.then(terminal::RawMode::enter).flatten();
+        let machine = machine.resume()?;
+        let signal = loop {
+            match signals.wait_beside(&machine)? {
+                Woken::Ended => break None,
+                Woken::Signal(signal) => {
+                    stop.stop();
+                    break Some(signal);
+                }
+                Woken::Continued => {
+                    if let Some(raw) = &raw {
+                        raw.enter_again();
+                    }
+                }
+            }
+        };
+        // What is left may take its time, so the terminal and the signals are the user's again.
+        drop(raw);
+        drop(signals);
+        let outcome = machine.wait();
+        report.print(&outcome);
+        let loss = watch.loss().map(Loss::code);
+        Ok(ExitCode::from(signal.map(super::signal_code).or(loss).unwrap_or(outcome.reason.code())))
+    }
+}
