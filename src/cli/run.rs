@@ -110,16 +110,11 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self, process_start: Instant) -> anyhow::Result<ExitCode> {
         let config = self.machine.resolve()?;
-        let report = Report {
-            timings: self.timings,
-            stats: config.stats,
-            json: self.json,
-            to_stderr: config.console == Console::Stdio,
-        };
+        let stdio = config.console == Console::Stdio;
+        let report = Report { timings: self.timings, stats: config.stats, json: self.json, to_stderr: stdio };
         let timeline = Arc::new(Timeline::default());
         timeline.mark_at(Phase::ProcessStart, process_start);
 
-        let stdio = config.console == Console::Stdio;
         let stop = LateStop::default();
         let watch = OutputWatch::new(stdio, stop.clone());
         let mut builder = Builder::new(config).timeline(timeline).on_console_lost(watch.teller());
