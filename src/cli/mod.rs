@@ -5,6 +5,7 @@
 
 mod config;
 mod console;
+mod devices;
 mod doctor;
 mod documents;
 mod report;

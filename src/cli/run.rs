@@ -8,6 +8,7 @@ use std::time::Instant;
 use clap::Args;
 
 use super::console::{LateStop, Loss, OutputWatch};
+use super::devices::DeviceArgs;
 use super::report::Report;
 use super::signals::{Signals, Woken};
 use super::terminal;
@@ -48,6 +49,8 @@ pub(super) struct MachineArgs {
     /// Count exits by kind and port or address, and print them at the end.
     #[arg(long)]
     stats: bool,
+    #[command(flatten, next_help_heading = "Devices")]
+    devices: DeviceArgs,
 }
 
 /// A number of vCPUs that a machine may have.
@@ -72,6 +75,7 @@ impl MachineArgs {
             bare_cmdline: self.bare_cmdline || base.bare_cmdline,
             boot: self.boot.unwrap_or(base.boot),
             console: self.console.unwrap_or(base.console),
+            devices: self.devices.over(base.devices),
             stats: self.stats || base.stats,
         };
         config.validate()?;

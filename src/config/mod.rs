@@ -3,6 +3,8 @@
 
 mod boot_mode;
 mod console;
+mod devices;
+mod options;
 mod size;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +14,9 @@ use thiserror::Error;
 
 pub use boot_mode::{BootMode, ParseBootModeError};
 pub use console::{Console, ParseConsoleError};
+pub(crate) use devices::with_devices;
+pub use devices::{DeviceConfig, Devices, device_name};
+pub use options::{ParseOptionsError, parse_options};
 pub use size::{ParseSizeError, Size};
 
 /// Most vCPUs: 8-bit local APIC ids, of which 255 is the broadcast address.
@@ -51,6 +56,9 @@ pub struct MachineConfig {
     pub boot: BootMode,
     /// Where the serial console goes.
     pub console: Console,
+    /// The virtio devices.
+    #[serde(skip_serializing_if = "Devices::is_empty")]
+    pub devices: Devices,
     /// Count exits by kind and port or address, with their time.
     pub stats: bool,
 }
@@ -66,6 +74,7 @@ impl Default for MachineConfig {
             bare_cmdline: false,
             boot: BootMode::Auto,
             console: Console::Stdio,
+            devices: Devices::default(),
             stats: false,
         }
     }
@@ -113,6 +122,28 @@ pub enum Error {
     /// A control character in the command line.
     #[error("the kernel command line has a control character at byte {0}")]
     CmdlineCharacter(usize),
+    /// More devices of a kind than a machine can have.
+    #[error("more than {most} of the option --{kind}")]
+    TooManyDevices {
+        /// The name of the option.
+        kind: &'static str,
+        /// How many there can be.
+        most: usize,
+    },
+    /// A device's name that is not a name.
+    #[error("'{0}' is no device's id: give letters, digits, '-', '_' and '.'")]
+    DeviceId(String),
+    /// Two devices of one name.
+    #[error("two devices have the id '{0}'")]
+    SameId(String),
+    /// A device cannot be as it is configured.
+    #[error("{name}: {reason}")]
+    Device {
+        /// The device.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
 }
 
 /// What is wrong with a TOML text, and where, in one line.
@@ -177,7 +208,7 @@ impl MachineConfig {
         if let Some(at) = self.cmdline.bytes().position(|byte| byte.is_ascii_control()) {
             return Err(Error::CmdlineCharacter(at));
         }
-        Ok(())
+        self.devices.validate()
     }
 }
 

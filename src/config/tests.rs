@@ -35,6 +35,7 @@ fn a_configuration_survives_toml_and_json() {
         bare_cmdline: true,
         boot: BootMode::Linux64,
         console: Console::File("log".into()),
+        devices: Devices { entropy: vec![Default::default()], ..Devices::default() },
         stats: true,
     };
     let text = toml::to_string(&config).unwrap();

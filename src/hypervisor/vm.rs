@@ -9,8 +9,9 @@ use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_X86_QUIRK_FIX_HYPERCALL_INSN,
     KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::{Error, Hypervisor, KvmVcpu, kick};
 use crate::memory::GuestMemory;
@@ -110,6 +111,17 @@ impl Vm {
     pub fn signal_msi(&self, address: u32, data: u32) -> Result<(), Error> {
         let msi = kvm_msi { address_lo: address, data, ..Default::default() };
         self.fd().signal_msi(msi).map(|_| ()).map_err(Error::call("KVM_SIGNAL_MSI"))
+    }
+
+    /// Has KVM signal `event` when the guest writes the word `value` to a guest-physical address,
+    /// without an exit. It stays so until the machine is gone.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn register_ioeventfd(&self, address: u64, value: u32, event: &EventFd) -> Result<(), Error> {
+        self.fd()
+            .register_ioevent(event, &IoEventAddress::Mmio(address), value)
+            .map_err(Error::call("KVM_IOEVENTFD"))
     }
 
     /// Tells KVM which pins deliver level-triggered messages `(pin, address, data)`, so that it

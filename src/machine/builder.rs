@@ -11,6 +11,7 @@ use thiserror::Error;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::interrupts::KvmMessages;
+use super::virtio::Attachments;
 use super::{Idle, Parts, PausedMachine};
 use crate::boot::{self, acpi, cpuid, mptable, msr, platform::Platform};
 use crate::bus::{self, Bus, Registers, SharedRegisters, lock};
@@ -28,6 +29,7 @@ use crate::hypervisor::{self, Hypervisor, KvmVcpu, Vm};
 use crate::memory::{self, layout};
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitStats};
+use crate::virtio::{self, Device, Opened};
 
 /// The embedded guest: our own small kernel.
 static EMBEDDED_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
@@ -81,6 +83,15 @@ pub enum Error {
         /// Its number of addresses.
         other_len: u64,
     },
+    /// A virtio device cannot be opened.
+    #[error(transparent)]
+    Virtio(#[from] virtio::Error),
+    /// More virtio devices than there are interrupts.
+    #[error("a machine has at most {most} virtio devices")]
+    TooManyDevices {
+        /// How many it has.
+        most: usize,
+    },
     /// The console's streams cannot be opened.
     #[error(transparent)]
     Console(#[from] console::Error),
@@ -130,6 +141,7 @@ pub struct Builder {
     initrd: Option<boot::Image>,
     mmio: Vec<(u64, u64, SharedRegisters)>,
     ports: Vec<(u16, u16, SharedRegisters)>,
+    virtio: Vec<Opened>,
 }
 
 impl Builder {
@@ -145,6 +157,7 @@ impl Builder {
             initrd: None,
             mmio: Vec::new(),
             ports: Vec::new(),
+            virtio: Vec::new(),
         }
     }
 
@@ -220,6 +233,14 @@ impl Builder {
         self
     }
 
+    /// Gives the machine a virtio device of the embedder's, under this name; it comes after those of the
+    /// configuration.
+    pub fn virtio_device(mut self, name: impl Into<String>, device: impl Device) -> Self {
+        let device = Box::new(device);
+        self.virtio.push(Opened { name: name.into(), iothread: None, kernel_words: None, device });
+        self
+    }
+
     /// Builds the machine; its vCPUs wait for [`PausedMachine::resume`].
     ///
     /// # Errors
@@ -237,14 +258,21 @@ impl Builder {
         let vm = Vm::new(&hypervisor, memory::allocate(self.config.memory)?)?;
         timeline.mark(Phase::MemoryMapped);
 
-        let entry = self.load(&vm)?;
+        let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(KvmMessages(vm.clone())))));
+        let mut mmio = Bus::mmio();
+        mmio.insert(layout::IOAPIC, layout::IOAPIC_LEN, ioapic.clone())?;
+        let mut devices = virtio::open_all(&self.config.devices)?;
+        devices.append(&mut self.virtio);
+        let virtio = Attachments::attach_all(devices, &vm, &ioapic, &mut mmio)?;
+
+        let entry = self.load(&vm, &virtio)?;
         timeline.mark(Phase::KernelLoaded);
 
         let vcpus = self.create_vcpus(&hypervisor, &vm, entry)?;
         timeline.mark(Phase::VcpusCreated);
 
         let outbox = Outbox::new(Arc::clone(&timeline))?;
-        let (buses, serial) = self.place_devices(&vm, &outbox)?;
+        let (buses, serial) = self.place_devices(&vm, &outbox, ioapic, mmio)?;
         let streams = match self.streams.take() {
             Some(streams) => streams,
             None => Streams::open(&self.config.console)?,
@@ -257,7 +285,9 @@ impl Builder {
             idle: Some(Idle { vcpus, buses: Arc::new(buses), pump }),
             vcpus: Vec::new(),
             outbox,
-            events: None,
+            loops: Vec::new(),
+            parked: virtio.workers,
+            devices: virtio.handles,
             timeline,
             stats: ExitStats::new(self.config.stats),
             pty,
@@ -271,12 +301,12 @@ impl Builder {
     }
 
     /// Writes tables and kernel into guest memory.
-    fn load(&mut self, vm: &Vm) -> Result<boot::Entry, Error> {
-        let platform = Platform { cpus: self.cpus(), virtio: &[] };
+    fn load(&mut self, vm: &Vm, virtio: &Attachments) -> Result<boot::Entry, Error> {
+        let platform = Platform { cpus: self.cpus(), virtio: &virtio.windows };
         let rsdp = acpi::write(vm.memory(), &platform)?;
         mptable::write(vm.memory(), &platform)?;
 
-        let cmdline = boot::CommandLine::new(self.command_line())?;
+        let cmdline = boot::CommandLine::new(self.command_line(virtio))?;
         let kernel = match (self.kernel.take(), &self.config.kernel) {
             (Some(kernel), _) => kernel,
             (None, Some(path)) => boot::Image::open(path)?,
@@ -298,13 +328,24 @@ impl Builder {
         Ok(loaded.entry)
     }
 
-    fn command_line(&self) -> String {
+    fn command_line(&self, virtio: &Attachments) -> String {
+        let user = &self.config.cmdline;
+        if self.config.bare_cmdline {
+            return user.clone();
+        }
         // The embedded guest knows its machine.
         let embedded = self.config.kernel.is_none() && self.kernel.is_none();
-        if self.config.bare_cmdline || embedded {
-            return self.config.cmdline.clone();
+        let mut words = vec![];
+        if !embedded {
+            words.extend(OWN_WORDS.split(' ').map(str::to_owned));
+            words.extend(virtio.kernel_words.iter().cloned());
         }
-        format!("{OWN_WORDS} {}", self.config.cmdline).trim_end().to_owned()
+        words.extend((!user.is_empty()).then(|| user.clone()));
+        // With ACPI, the devices are in its tables; a kernel that is told twice complains.
+        if !embedded && user.split_ascii_whitespace().any(|word| word == "acpi=off") {
+            words.extend(virtio.as_kernel_words());
+        }
+        words.join(" ")
     }
 
     /// Makes the vCPUs: the first at the kernel's entry, the others waiting to be woken by it.
@@ -339,13 +380,16 @@ impl Builder {
     }
 
     /// Puts every device on its bus.
-    fn place_devices(&mut self, vm: &Vm, outbox: &Arc<Outbox>) -> Result<(Buses, Arc<Mutex<Serial>>), Error> {
-        let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(KvmMessages(vm.clone())))));
+    fn place_devices(
+        &mut self,
+        vm: &Vm,
+        outbox: &Arc<Outbox>,
+        ioapic: Arc<Mutex<IoApic>>,
+        mut mmio: Bus,
+    ) -> Result<(Buses, Arc<Mutex<Serial>>), Error> {
         let line = IoApicPin::new(Arc::clone(&ioapic), layout::COM1_IRQ);
         let serial = Arc::new(Mutex::new(Serial::new(Box::new(Arc::clone(outbox)), Arc::new(line))));
 
-        let mut mmio = Bus::mmio();
-        mmio.insert(layout::IOAPIC, layout::IOAPIC_LEN, ioapic.clone())?;
         for (base, len, device) in self.mmio.drain(..) {
             check_reachable(vm, base, len)?;
             mmio.insert(base, len, device)?;

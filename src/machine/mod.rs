@@ -4,6 +4,7 @@
 mod builder;
 mod interrupts;
 mod outcome;
+mod virtio;
 
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,10 +15,14 @@ pub use builder::{Builder, Error};
 pub use outcome::{ExitReason, Outcome};
 
 use crate::console::{Outbox, Pump};
+use event_manager::{EventOps, Events, MutEventSubscriber};
+
+use self::virtio::OnThread;
 use crate::event::EventLoop;
 use crate::hypervisor::KvmVcpu;
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitStats, VcpuThread};
+use crate::virtio::{DeviceHandle, Worker};
 
 /// What every state of a machine owns. Dropping it stops the machine and joins its threads.
 struct Parts {
@@ -27,7 +32,11 @@ struct Parts {
     vcpus: Vec<VcpuThread>,
     outbox: Arc<Outbox>,
     /// Dropped after the vCPU threads are joined, so that it still takes their last output.
-    events: Option<EventLoop>,
+    loops: Vec<NamedLoop>,
+    /// The virtio devices, while they are on no loop.
+    parked: Vec<OnThread>,
+    /// The ways to command them, by their names.
+    devices: Vec<(String, DeviceHandle)>,
     timeline: Arc<Timeline>,
     stats: ExitStats,
     pty: Option<PathBuf>,
@@ -38,6 +47,37 @@ struct Idle {
     vcpus: Vec<KvmVcpu>,
     buses: Arc<Buses>,
     pump: Pump,
+}
+
+/// An event loop: the machine's own, or one that devices have asked for by name.
+struct NamedLoop {
+    name: Option<String>,
+    events: EventLoop<Subscriber>,
+}
+
+/// What the event loops own.
+enum Subscriber {
+    Console(Pump),
+    Device(Box<Worker>),
+}
+
+impl Subscriber {
+    fn inner(&mut self) -> &mut dyn MutEventSubscriber {
+        match self {
+            Self::Console(pump) => pump,
+            Self::Device(worker) => worker.as_mut(),
+        }
+    }
+}
+
+impl MutEventSubscriber for Subscriber {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        self.inner().init(ops);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        self.inner().process(events, ops);
+    }
 }
 
 impl Parts {
@@ -56,8 +96,45 @@ impl Parts {
             .map_err(|source| Error::Thread { index, source })?;
             self.vcpus.push(thread);
         }
-        self.events = Some(EventLoop::start(vec![Box::new(idle.pump)])?);
+        self.start_devices(Some(idle.pump))
+    }
+
+    /// Puts the devices on their loops, which are started where they are not there yet.
+    fn start_devices(&mut self, console: Option<Pump>) -> Result<(), Error> {
+        let mut subscribers: Vec<(Option<String>, Vec<Subscriber>)> = Vec::new();
+        subscribers.extend(console.map(|pump| (None, vec![Subscriber::Console(pump)])));
+        for OnThread { iothread, worker } in self.parked.drain(..) {
+            let device = Subscriber::Device(Box::new(worker));
+            match subscribers.iter_mut().find(|(name, _)| *name == iothread) {
+                Some((_, devices)) => devices.push(device),
+                None => subscribers.push((iothread, vec![device])),
+            }
+        }
+        for (name, subscribers) in subscribers {
+            if let Some(old) = self.loops.iter().find(|one| one.name == name) {
+                old.events.add(subscribers);
+            } else {
+                let events = EventLoop::start(name.as_deref().unwrap_or("events"), subscribers)?;
+                self.loops.push(NamedLoop { name, events });
+            }
+        }
         Ok(())
+    }
+
+    /// Takes the devices off their loops, with nothing of theirs in flight.
+    fn park_devices(&mut self) {
+        for NamedLoop { name, events } in &self.loops {
+            for device in events.take(|subscriber| matches!(subscriber, Subscriber::Device(_))) {
+                if let Subscriber::Device(mut worker) = device {
+                    worker.pause();
+                    self.parked.push(OnThread { iothread: name.clone(), worker: *worker });
+                }
+            }
+        }
+    }
+
+    fn device(&self, name: &str) -> Option<DeviceHandle> {
+        self.devices.iter().find(|(own, _)| own == name).map(|(_, handle)| handle.clone())
     }
 
     /// Joins the vCPU threads, which have been told to stop; false if one of them panicked.
@@ -89,7 +166,7 @@ impl Drop for Parts {
     fn drop(&mut self) {
         self.control.stop();
         self.join();
-        self.events = None;
+        self.loops.clear();
     }
 }
 
@@ -126,9 +203,12 @@ impl PausedMachine {
     /// # Errors
     /// The first time, the host may not give the threads that a machine needs; it is gone then.
     pub fn resume(mut self) -> Result<RunningMachine, Error> {
-        self.parts.control.resume();
         if let Some(idle) = self.parts.idle.take() {
+            self.parts.control.resume();
             self.parts.start(idle)?;
+        } else {
+            self.parts.start_devices(None)?;
+            self.parts.control.resume();
         }
         Ok(RunningMachine { parts: self.parts })
     }
@@ -152,8 +232,9 @@ impl RunningMachine {
     /// # Errors
     /// The machine has ended; its outcome is the error. What the console's stream does not take at
     /// once is lost.
-    pub fn pause(self) -> Result<PausedMachine, Box<Outcome>> {
+    pub fn pause(mut self) -> Result<PausedMachine, Box<Outcome>> {
         if self.parts.control.pause() {
+            self.parts.park_devices();
             Ok(PausedMachine { parts: self.parts })
         } else {
             Err(Box::new(self.parts.end()))
@@ -185,6 +266,23 @@ impl RunningMachine {
         self.parts.stop_handle()
     }
 }
+
+/// What is the same in both states.
+macro_rules! of_both_states {
+    ($($state:ident)*) => {
+        $(
+            impl $state {
+                /// The way to command a virtio device, by its id or, without one, by its kind and number
+                /// (`disk0`).
+                #[must_use]
+                pub fn device(&self, name: &str) -> Option<DeviceHandle> {
+                    self.parts.device(name)
+                }
+            }
+        )*
+    };
+}
+of_both_states!(PausedMachine RunningMachine);
 
 /// A descriptor that is readable once the machine has ended, for a poll together with others.
 impl AsRawFd for RunningMachine {

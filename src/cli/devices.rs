@@ -1,0 +1,34 @@
+//! The options for virtio devices: one for each line of the table of devices.
+
+use clap::Args;
+
+use crate::config::{Devices, parse_options, with_devices};
+
+macro_rules! define {
+    ($($name:ident: $config:ty, $help:literal;)*) => {
+        /// The options of the devices; each can be given several times.
+        #[derive(Args, Debug, Default)]
+        pub(super) struct DeviceArgs {
+            $(
+                #[doc = $help]
+                #[arg(
+                    long,
+                    value_name = "KEY=VALUE,..",
+                    num_args = 0..=1,
+                    default_missing_value = "",
+                    value_parser = parse_options::<$config>,
+                )]
+                $name: Vec<$config>,
+            )*
+        }
+
+        impl DeviceArgs {
+            /// The devices of a configuration file; those of a kind that is on the command line are
+            /// replaced.
+            pub(super) fn over(self, base: Devices) -> Devices {
+                Devices { $($name: if self.$name.is_empty() { base.$name } else { self.$name },)* }
+            }
+        }
+    };
+}
+with_devices!(define);

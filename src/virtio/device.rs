@@ -1,0 +1,155 @@
+//! The trait of a virtio device.
+
+use std::os::fd::RawFd;
+
+use thiserror::Error;
+use vmm_sys_util::epoll::EventSet;
+
+use super::{ConfigSpace, VirtQueue};
+use crate::config::Size;
+use crate::memory::GuestMemory;
+
+/// What a device is to its driver.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Device id (VIRTIO 1.2, chapter 5).
+    pub id: u32,
+    /// The features that it offers, those of the transport aside.
+    pub features: u64,
+    /// Most descriptors of each queue, powers of two.
+    pub queue_sizes: Vec<u16>,
+    /// The configuration space.
+    pub config: ConfigSpace,
+}
+
+/// A virtio device. It lives on the event loop by value, together with its queues and whatever it
+/// has on the host; no other thread ever touches it.
+///
+/// The calls come in this order: [`activate`](Self::activate), [`start`](Self::start), any number
+/// of events, [`stop`](Self::stop), then `start` again (after a pause) or [`reset`](Self::reset).
+pub trait Device: Send + 'static {
+    /// What the driver finds. Asked once.
+    fn describe(&self) -> Description;
+
+    /// The driver has set the device up, with these of the offered features.
+    fn activate(&mut self, features: u64) {
+        let _ = features;
+    }
+
+    /// Work begins: the device watches its descriptors. Afterwards every queue gets a
+    /// [`queue_event`](Self::queue_event).
+    fn start(&mut self, io: &mut Io<'_>) {
+        let _ = io;
+    }
+
+    /// The driver has put something into a queue, or the queue is worth a look.
+    fn queue_event(&mut self, queue: usize, io: &mut Io<'_>);
+
+    /// A watched descriptor is ready.
+    fn fd_event(&mut self, token: u32, events: EventSet, io: &mut Io<'_>) {
+        let _ = (token, events, io);
+    }
+
+    /// The driver has written its part of the configuration space.
+    fn config_event(&mut self, io: &mut Io<'_>) {
+        let _ = io;
+    }
+
+    /// Someone outside asks for something, at any time, also before the driver is there.
+    ///
+    /// # Errors
+    /// The device does not know the command, or cannot do it.
+    fn command(&mut self, command: &Command, io: &mut Io<'_>) -> Result<(), CommandError> {
+        let _ = io;
+        Err(CommandError::Unknown(*command))
+    }
+
+    /// Work ends: waits for whatever is in flight and completes it; afterwards nothing of the device's
+    /// touches guest memory. Its descriptors are no longer watched.
+    fn stop(&mut self, io: &mut Io<'_>) {
+        let _ = io;
+    }
+
+    /// The driver is gone; as before [`activate`](Self::activate).
+    fn reset(&mut self) {}
+}
+
+/// What someone outside can ask of a device while the machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// The memory that a balloon is to take from the guest.
+    BalloonTarget(Size),
+    /// The file or device behind a disk has changed its size.
+    DiskResized,
+    /// The size of a console's window.
+    ConsoleResize {
+        /// Characters in a line.
+        columns: u16,
+        /// Lines.
+        rows: u16,
+    },
+}
+
+/// Why a device did not do what it was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// It is not a command for such a device.
+    #[error("the device knows no {0:?}")]
+    Unknown(Command),
+    /// The device cannot.
+    #[error("{0}")]
+    Refused(String),
+    /// The machine has ended.
+    #[error("the machine has ended")]
+    Gone,
+}
+
+/// What a device works with during a call.
+pub struct Io<'a> {
+    /// The queues, in the order of the device's description; none before the driver has set it up.
+    pub queues: &'a mut [VirtQueue],
+    /// The guest's memory.
+    pub memory: &'a GuestMemory,
+    /// The configuration space.
+    pub config: &'a ConfigSpace,
+    pub(super) status: &'a super::DeviceStatus,
+    pub(super) watch: &'a mut dyn Watch,
+}
+
+impl Io<'_> {
+    /// The queue with this number.
+    pub fn queue(&mut self, index: usize) -> Option<&mut VirtQueue> {
+        self.queues.get_mut(index)
+    }
+
+    /// Waits for events of a descriptor; they come as [`Device::fd_event`] with `token`. Watching it
+    /// again changes what is waited for. It must be unwatched before it is closed.
+    pub fn watch(&mut self, fd: RawFd, token: u32, events: EventSet) {
+        self.watch.watch(fd, token, events);
+    }
+
+    /// No longer waits for a descriptor.
+    pub fn unwatch(&mut self, fd: RawFd) {
+        self.watch.unwatch(fd);
+    }
+
+    /// Tells the driver that the configuration space has changed.
+    pub fn config_changed(&self) {
+        self.status.config_changed();
+    }
+
+    /// The device cannot go on until its driver resets it.
+    pub fn needs_reset(&self) {
+        self.status.needs_reset();
+    }
+}
+
+/// How a device waits for its descriptors.
+pub trait Watch {
+    /// Waits for these events of a descriptor, and no others.
+    fn watch(&mut self, fd: RawFd, token: u32, events: EventSet);
+    /// Waits for nothing of this descriptor.
+    fn unwatch(&mut self, fd: RawFd);
+}

@@ -1,0 +1,239 @@
+//! The queue skeleton: what every device does with its rings, done once.
+
+use std::sync::Arc;
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::chain::Chain;
+use super::status::DeviceStatus;
+use crate::memory::GuestMemory;
+
+/// In the available ring's flags (VIRTIO 1.2, section 2.7.6): the driver polls.
+const NO_INTERRUPT: u16 = 1;
+
+/// Where the driver has put a queue, and how large it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueSetup {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Whether the driver has enabled it.
+    pub ready: bool,
+    /// Address of the descriptor table.
+    pub descriptors: u64,
+    /// Address of the available ring (driver area).
+    pub available: u64,
+    /// Address of the used ring (device area).
+    pub used: u64,
+}
+
+impl QueueSetup {
+    /// The three areas with their extents and alignments (VIRTIO 1.2, section 2.7).
+    fn areas(&self) -> [(u64, u64, u64); 3] {
+        let size = u64::from(self.size);
+        [(self.descriptors, 16 * size, 16), (self.available, 6 + 2 * size, 2), (self.used, 6 + 8 * size, 4)]
+    }
+
+    /// The queue, if its areas are aligned and lie in guest memory.
+    fn open(&self, memory: &GuestMemory, most: u16, event_idx: bool) -> Option<Queue> {
+        let lies_well = |(start, len, alignment): (u64, u64, u64)| {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            start % alignment == 0 && memory.check_range(GuestAddress(start), len)
+        };
+        let mut queue = Queue::new(most).ok()?;
+        let fits = self.size.is_power_of_two() && self.size <= most;
+        if !fits || !self.areas().into_iter().all(lies_well) {
+            return None;
+        }
+        queue.try_set_size(self.size).ok()?;
+        queue.try_set_desc_table_address(GuestAddress(self.descriptors)).ok()?;
+        queue.try_set_avail_ring_address(GuestAddress(self.available)).ok()?;
+        queue.try_set_used_ring_address(GuestAddress(self.used)).ok()?;
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        Some(queue)
+    }
+}
+
+/// What became of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It is done; the device wrote so many bytes.
+    Done(u32),
+    /// The device has kept its head and will [`VirtQueue::complete`] it.
+    Deferred,
+    /// Not now: the chain stays with the driver, and the device will look at the queue again by itself.
+    Stop,
+}
+
+/// A queue in use. Its device gives [`drain`](Self::drain) a function for one chain; notification
+/// suppression both ways, the used ring and the decision to interrupt are here.
+pub struct VirtQueue {
+    memory: GuestMemory,
+    queue: Queue,
+    status: Arc<DeviceStatus>,
+    kick: Arc<EventFd>,
+    in_flight: u16,
+    /// Used buffers that the driver has not been told of.
+    unsignalled: bool,
+    /// The driver has not enabled it, or its ring makes no sense: nothing is done with it until the
+    /// device is reset.
+    closed: bool,
+    bad_chains: u64,
+}
+
+impl VirtQueue {
+    /// The queue as the driver has set it up, closed if it has not; none if it lies outside guest memory
+    /// or makes no sense.
+    pub(super) fn open(
+        memory: &GuestMemory,
+        setup: &QueueSetup,
+        most: u16,
+        event_idx: bool,
+        status: &Arc<DeviceStatus>,
+        kick: &Arc<EventFd>,
+    ) -> Option<Self> {
+        let queue = if setup.ready { setup.open(memory, most, event_idx)? } else { Queue::new(most).ok()? };
+        Some(Self {
+            memory: memory.clone(),
+            queue,
+            status: Arc::clone(status),
+            kick: Arc::clone(kick),
+            in_flight: 0,
+            unsignalled: false,
+            closed: !setup.ready,
+            bad_chains: 0,
+        })
+    }
+
+    /// Number of descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Chains that the device has kept.
+    #[must_use]
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// Chains that no driver may build, so far. They were given back with nothing in them.
+    #[must_use]
+    pub fn bad_chains(&self) -> u64 {
+        self.bad_chains
+    }
+
+    /// Serves what the driver has made available, then tells it if it wants to be told. After as many
+    /// chains as the queue is long, others on the event loop get their turn first.
+    pub fn drain(&mut self, mut serve: impl FnMut(&Chain<'_>) -> Served) {
+        // The chains borrow guest memory while the ring is changed; a clone is one counter.
+        let memory = self.memory.clone();
+        let mut chain = Chain::default();
+        let mut budget = self.size();
+        'more: while !self.closed {
+            if self.queue.disable_notification(&memory).is_err() {
+                self.give_up();
+            }
+            while self.next(&memory, &mut chain) {
+                match serve(&chain) {
+                    Served::Done(len) => self.put_used(chain.head(), len),
+                    Served::Deferred => self.in_flight += 1,
+                    Served::Stop => {
+                        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(1));
+                        break 'more;
+                    }
+                }
+                budget = budget.saturating_sub(1);
+                if budget == 0 {
+                    self.look_again();
+                    break 'more;
+                }
+            }
+            if self.closed {
+                break;
+            }
+            match self.queue.enable_notification(&memory) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => self.give_up(),
+            }
+        }
+        self.signal();
+    }
+
+    /// The next good chain. Bad ones are given back at once.
+    fn next<'m>(&mut self, memory: &'m GuestMemory, chain: &mut Chain<'m>) -> bool {
+        let most = usize::from(self.size());
+        while !self.closed {
+            if self.in_flight >= self.size() {
+                // No driver has more chains than descriptors.
+                let more = self.queue.avail_idx(memory, std::sync::atomic::Ordering::Acquire);
+                if more.is_ok_and(|index| index.0 != self.queue.next_avail()) {
+                    self.give_up();
+                }
+                return false;
+            }
+            let Ok(mut heads) = self.queue.iter(memory) else {
+                self.give_up();
+                return false;
+            };
+            let Some(descriptors) = heads.next() else { return false };
+            let head = descriptors.head_index();
+            if head >= self.size() {
+                self.give_up();
+                return false;
+            }
+            if chain.refill(memory, descriptors, most).is_ok() {
+                return true;
+            }
+            self.bad_chains += 1;
+            self.put_used(head, 0);
+        }
+        false
+    }
+
+    /// Gives a deferred chain back, with so many bytes written. [`Self::signal`] tells the driver.
+    pub fn complete(&mut self, head: u16, len: u32) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.put_used(head, len);
+    }
+
+    fn put_used(&mut self, head: u16, len: u32) {
+        if self.closed || self.queue.add_used(&self.memory, head, len).is_err() {
+            self.give_up();
+        }
+        self.unsignalled = true;
+    }
+
+    /// Tells the driver of what is used since the last time, if it wants to be told.
+    pub fn signal(&mut self) {
+        if !std::mem::take(&mut self.unsignalled) || self.closed {
+            return;
+        }
+        match self.queue.needs_notification(&self.memory) {
+            Ok(true) if !self.driver_polls() => self.status.used_buffer(),
+            Ok(_) => {}
+            Err(_) => self.give_up(),
+        }
+    }
+
+    fn driver_polls(&self) -> bool {
+        let flags = || self.memory.read_obj::<u16>(GuestAddress(self.queue.avail_ring()));
+        !self.queue.event_idx_enabled() && flags().is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT != 0)
+    }
+
+    /// Comes back to this queue when others on the event loop have had their turn.
+    pub fn look_again(&self) {
+        // It fails only if the counter is full, when it is readable anyway.
+        let _ = self.kick.write(1);
+    }
+
+    fn give_up(&mut self) {
+        if !self.closed {
+            self.closed = true;
+            self.status.needs_reset();
+        }
+    }
+}
