@@ -15,7 +15,7 @@ struct Rig {
     serial: Arc<Mutex<Serial>>,
     outbox: Arc<Outbox>,
     timeline: Arc<Timeline>,
-    events: Option<EventLoop>,
+    events: Option<EventLoop<Pump>>,
 }
 
 impl Rig {
@@ -29,7 +29,7 @@ impl Rig {
         let line = Arc::new(FakeLine::default());
         let serial = Arc::new(Mutex::new(Serial::new(Box::new(Arc::clone(&outbox)), line)));
         let pump = Pump::new(Arc::clone(&serial), Arc::clone(&outbox), streams, tell);
-        let events = Some(EventLoop::start(vec![Box::new(pump)]).unwrap());
+        let events = Some(EventLoop::start("events", vec![pump]).unwrap());
         Self { serial, outbox, timeline, events }
     }
 
