@@ -109,6 +109,10 @@ impl GuestDriver {
         u32::from_le_bytes(word)
     }
 
+    pub(crate) fn read_bytes(&self, register: u64, bytes: &mut [u8]) {
+        lock(&self.registers).read(register, bytes);
+    }
+
     pub(crate) fn write(&self, register: u64, value: u32) {
         self.write_bytes(register, &value.to_le_bytes());
     }
