@@ -20,7 +20,7 @@ pub mod worker;
 
 mod attach;
 
-pub use attach::{Attach, Attached, Error, OpenError, Opened, open_all};
+pub use attach::{Attach, Attached, Error, OpenError, Opened, Place, open_all};
 pub use chain::{Chain, Cursor};
 pub use config_space::ConfigSpace;
 pub use device::{Command, CommandError, Description, Device, Io, Watch};
