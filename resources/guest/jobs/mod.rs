@@ -1,5 +1,6 @@
 //! What the guest can do: one word of the command line, one job.
 
+mod blk;
 mod echo;
 mod exits;
 mod fault;
@@ -33,6 +34,7 @@ pub enum Job {
     Boot,
     Exits(&'static str),
     Memory(&'static str),
+    Blk(&'static str),
     Smp,
     Echo,
     Fault(&'static str),
@@ -68,6 +70,7 @@ impl Job {
             _ => match crate::words::split_at_byte(word, b'=')? {
                 ("exits", count) => Job::Exits(count),
                 ("memory", what) => Job::Memory(what),
+                ("blk", what) => Job::Blk(what),
                 ("fault", kind) => Job::Fault(kind),
                 _ => return None,
             },
@@ -80,6 +83,7 @@ impl Job {
             Job::Boot => announce(),
             Job::Exits(count) => exits::run(machine, count),
             Job::Memory(what) => touch::run(machine, what),
+            Job::Blk(what) => blk::run(machine, what),
             Job::Smp => smp::run(machine),
             Job::Echo => echo::run(),
             Job::Fault(kind) => fault::run(kind),
