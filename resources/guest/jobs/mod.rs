@@ -13,9 +13,10 @@ mod stress;
 mod time;
 mod touch;
 
-use crate::Machine;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::Machine;
 use crate::console::{self, println};
 use crate::cpu::{self, out8};
 
@@ -113,4 +114,22 @@ fn announce() {
 /// A job's word that makes no sense.
 fn complain(what: &str, word: &str) {
     println!("guest: {what}: `{word}`");
+}
+
+/// So many a second.
+fn rate(count: u64, nanoseconds: u64) -> u64 {
+    (u128::from(count) * 1_000_000_000 / u128::from(nanoseconds.max(1))) as u64
+}
+
+/// MiB a second, with a decimal.
+struct Mibs {
+    bytes: u64,
+    nanoseconds: u64,
+}
+
+impl fmt::Display for Mibs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = rate(self.bytes.saturating_mul(10), self.nanoseconds) >> 20;
+        write!(f, "{}.{}", tenths / 10, tenths % 10)
+    }
 }

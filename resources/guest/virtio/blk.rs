@@ -21,7 +21,6 @@ pub mod bit {
     pub const BLK_SIZE: u64 = 1 << 6;
     pub const FLUSH: u64 = 1 << 9;
     pub const TOPOLOGY: u64 = 1 << 10;
-    pub const CONFIG_WCE: u64 = 1 << 11;
     pub const MQ: u64 = 1 << 12;
     pub const DISCARD: u64 = 1 << 13;
     pub const WRITE_ZEROES: u64 = 1 << 14;

@@ -73,4 +73,20 @@ impl Dma {
         // SAFETY: see `read8`.
         unsafe { self.at::<u64>(offset).write_volatile(value) }
     }
+
+    /// Writes the whole range, word by word: for much data.
+    pub fn write_words(self, mut next: impl FnMut() -> u64) {
+        for index in 0..self.length as usize / 8 {
+            // SAFETY: see `read8`; the loop stays within the range.
+            unsafe { (self.address as *mut u64).add(index).write_volatile(next()) }
+        }
+    }
+
+    /// Reads the whole range, word by word.
+    pub fn read_words(self, mut take: impl FnMut(u64)) {
+        for index in 0..self.length as usize / 8 {
+            // SAFETY: as above.
+            take(unsafe { (self.address as *const u64).add(index).read_volatile() })
+        }
+    }
 }

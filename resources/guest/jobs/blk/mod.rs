@@ -1,8 +1,11 @@
 //! `blk=`: block devices at work.
 
+mod journal;
 mod pattern;
+mod single;
 mod stream;
 
+use super::{Mibs, rate};
 use crate::Machine;
 use crate::console::{print, println};
 use crate::virtio::Result;
@@ -20,17 +23,24 @@ const MAX_BYTES: u64 = 16 << 20;
 
 pub fn run(machine: &mut Machine, what: &'static str) {
     let mark = machine.arena.mark();
-    let passes: &[(&str, Kind, bool)] = match what {
-        "read" | "seqread" => &[("seqread", Kind::Read, false)],
-        "write" | "seqwrite" => &[("seqwrite", Kind::Write, false)],
-        "randread" => &[("randread", Kind::Read, true)],
-        "randwrite" => &[("randwrite", Kind::Write, true)],
-        "verify" => &[("verify", Kind::Read, false)],
-        "fill-verify" => &[("seqwrite", Kind::Write, false), ("verify", Kind::Read, false)],
-        "flush" => &[("flush", Kind::Flush, false)],
+    let result = match what {
+        "info" => single::info(machine),
+        "id" => single::id(machine),
+        "discard" => single::ranges(machine, what, Kind::Discard),
+        "zero" => single::ranges(machine, what, Kind::WriteZeroes),
+        "journal" => journal::write(machine),
+        "journal-check" => journal::check(machine),
+        "read" | "seqread" => bulk(machine, &[("seqread", Kind::Read, false)]),
+        "write" | "seqwrite" => bulk(machine, &[("seqwrite", Kind::Write, false)]),
+        "randread" => bulk(machine, &[("randread", Kind::Read, true)]),
+        "randwrite" => bulk(machine, &[("randwrite", Kind::Write, true)]),
+        "verify" => bulk(machine, &[("verify", Kind::Read, false)]),
+        "fill-verify" => bulk(machine, &[("seqwrite", Kind::Write, false), ("verify", Kind::Read, false)]),
+        "flush" => bulk(machine, &[("flush", Kind::Flush, false)]),
         _ => return super::complain("no such job for a block device", what),
     };
-    match bulk(machine, passes) {
+    match result {
+        // The device was reset: its memory is free.
         Ok(()) => machine.arena.rewind(mark),
         Err(error) => println!("blk op={what} error: {error}"),
     }
@@ -40,16 +50,20 @@ fn index(words: Words) -> usize {
     words.number("dev").unwrap_or(0) as usize
 }
 
-fn bulk(machine: &mut Machine, passes: &[(&str, Kind, bool)]) -> Result<()> {
-    let words = machine.words;
+fn request_bytes(words: Words) -> Result<u32> {
     let bytes = words.number("bs").unwrap_or(DEFAULT_BYTES);
     if bytes == 0 || bytes % SECTOR != 0 || bytes > MAX_BYTES {
         return Err("bs= is not a number of sectors, or too much");
     }
+    Ok(bytes as u32)
+}
+
+fn bulk(machine: &mut Machine, passes: &[(&str, Kind, bool)]) -> Result<()> {
+    let words = machine.words;
     let number = |key, default| words.number(key).unwrap_or(default).min(u16::MAX.into()) as u16;
     let shape = Shape {
         depth: number("depth", DEFAULT_DEPTH),
-        bytes: bytes as u32,
+        bytes: request_bytes(words)?,
         segments: number("segs", 1).max(1),
         queues: number("queues", 1),
     };
@@ -105,18 +119,6 @@ fn plan(words: Words, block: &Block, kind: Kind, random: bool) -> Result<Plan> {
 fn print_result(name: &str, tally: &Tally, block: &Block) {
     let Tally { requests, bytes, errors, wrong, nanoseconds, kicks } = *tally;
     print!("blk op={name} n={requests} bytes={bytes} ns={nanoseconds} iops={}", rate(requests, nanoseconds));
-    print!(" mibs=");
-    print_mibs(bytes, nanoseconds);
+    print!(" mibs={}", Mibs { bytes, nanoseconds });
     println!(" errors={errors} wrong={wrong} kicks={kicks} depth={}", block.shape().depth);
-}
-
-/// So many a second.
-fn rate(count: u64, nanoseconds: u64) -> u64 {
-    (u128::from(count) * 1_000_000_000 / u128::from(nanoseconds.max(1))) as u64
-}
-
-/// MiB a second, with a decimal.
-fn print_mibs(bytes: u64, nanoseconds: u64) {
-    let tenths = rate(bytes.saturating_mul(10), nanoseconds) >> 20;
-    print!("{}.{}", tenths / 10, tenths % 10);
 }
