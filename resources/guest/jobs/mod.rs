@@ -7,7 +7,9 @@ mod fault;
 mod hello;
 mod interrupts;
 mod mips;
+mod net;
 mod poke;
+mod rng;
 mod smp;
 mod stress;
 mod time;
@@ -19,6 +21,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::Machine;
 use crate::console::{self, println};
 use crate::cpu::{self, out8};
+use crate::words::Words;
 
 /// The port and the value that a VMM's start-up measurement waits for; the
 /// console's first byte is the same. entry.s has them too.
@@ -36,6 +39,8 @@ pub enum Job {
     Exits(&'static str),
     Memory(&'static str),
     Blk(&'static str),
+    Net(&'static str),
+    Rng(&'static str),
     Smp,
     Echo,
     Fault(&'static str),
@@ -72,6 +77,8 @@ impl Job {
                 ("exits", count) => Job::Exits(count),
                 ("memory", what) => Job::Memory(what),
                 ("blk", what) => Job::Blk(what),
+                ("net", what) => Job::Net(what),
+                ("rng", count) => Job::Rng(count),
                 ("fault", kind) => Job::Fault(kind),
                 _ => return None,
             },
@@ -85,6 +92,8 @@ impl Job {
             Job::Exits(count) => exits::run(machine, count),
             Job::Memory(what) => touch::run(machine, what),
             Job::Blk(what) => blk::run(machine, what),
+            Job::Net(what) => net::run(machine, what),
+            Job::Rng(count) => rng::run(machine, count),
             Job::Smp => smp::run(machine),
             Job::Echo => echo::run(),
             Job::Fault(kind) => fault::run(kind),
@@ -114,6 +123,11 @@ fn announce() {
 /// A job's word that makes no sense.
 fn complain(what: &str, word: &str) {
     println!("guest: {what}: `{word}`");
+}
+
+/// The `dev=` word: which of the devices of a kind.
+fn device_index(words: Words) -> usize {
+    words.number("dev").unwrap_or(0) as usize
 }
 
 /// So many a second.

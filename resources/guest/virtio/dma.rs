@@ -22,6 +22,10 @@ impl Dma {
         self.address
     }
 
+    pub fn length(self) -> u64 {
+        self.length
+    }
+
     /// Part of it. Panics, as all accesses do, if that is not within.
     pub fn part(self, offset: u64, length: u64) -> Self {
         assert!(offset <= self.length && length <= self.length - offset, "outside a buffer");
@@ -79,6 +83,16 @@ impl Dma {
         for index in 0..self.length as usize / 8 {
             // SAFETY: see `read8`; the loop stays within the range.
             unsafe { (self.address as *mut u64).add(index).write_volatile(next()) }
+        }
+    }
+
+    /// Copies as much as this range holds.
+    pub fn copy(self, source: Dma) {
+        let source = source.part(0, self.length);
+        // SAFETY: both are in memory that the arena gave out; the copy is one
+        // string instruction (memory.rs).
+        unsafe {
+            core::ptr::copy(source.address as *const u8, self.address as *mut u8, self.length as usize);
         }
     }
 

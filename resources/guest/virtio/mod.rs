@@ -6,7 +6,9 @@ use crate::words::Words;
 pub mod blk;
 pub mod dma;
 pub mod mmio;
+pub mod net;
 pub mod queue;
+pub mod rng;
 
 /// What went wrong, in words.
 pub type Result<T> = core::result::Result<T, &'static str>;
@@ -20,16 +22,18 @@ pub mod feature {
 
 /// Device IDs (VIRTIO 1.2, chapter 5).
 pub mod device_id {
+    pub const NETWORK: u32 = 1;
     pub const BLOCK: u32 = 2;
+    pub const ENTROPY: u32 = 4;
 }
 
 pub fn device_name(id: u32) -> &'static str {
     match id {
         0 => "empty",
-        1 => "network",
+        device_id::NETWORK => "network",
         device_id::BLOCK => "block",
         3 => "console",
-        4 => "entropy",
+        device_id::ENTROPY => "entropy",
         5 => "balloon",
         9 => "9P",
         18 => "input",

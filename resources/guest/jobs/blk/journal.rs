@@ -1,6 +1,7 @@
 //! For crash tests: records that are written one after the other, each followed
 //! by a flush. What was acknowledged must be there after any crash.
 
+use super::super::device_index;
 use super::pattern::Pattern;
 use crate::Machine;
 use crate::clock::Stopwatch;
@@ -22,7 +23,7 @@ impl Journal {
     fn open(machine: &mut Machine) -> Result<Self> {
         let words = machine.words;
         let bytes = super::request_bytes(words)?;
-        let mut block = Block::start(machine, super::index(words), Shape { bytes, ..SINGLE })?;
+        let mut block = Block::start(machine, device_index(words), Shape { bytes, ..SINGLE })?;
         let slot = block.slot().ok_or("no slot")?;
         let room = block.info.capacity * SECTOR / u64::from(bytes);
         let count = words.number("count").map_or(room, |count| count.min(room));

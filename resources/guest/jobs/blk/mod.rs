@@ -46,10 +46,6 @@ pub fn run(machine: &mut Machine, what: &'static str) {
     }
 }
 
-fn index(words: Words) -> usize {
-    words.number("dev").unwrap_or(0) as usize
-}
-
 fn request_bytes(words: Words) -> Result<u32> {
     let bytes = words.number("bs").unwrap_or(DEFAULT_BYTES);
     if bytes == 0 || bytes % SECTOR != 0 || bytes > MAX_BYTES {
@@ -67,7 +63,7 @@ fn bulk(machine: &mut Machine, passes: &[(&str, Kind, bool)]) -> Result<()> {
         segments: number("segs", 1).max(1),
         queues: number("queues", 1),
     };
-    let mut block = Block::start(machine, index(words), shape)?;
+    let mut block = Block::start(machine, super::device_index(words), shape)?;
     for &(name, kind, random) in passes {
         let mut plan = plan(words, &block, kind, random)?;
         plan.verify = name == "verify";

@@ -1,5 +1,6 @@
 //! Requests one at a time: what the device says of itself, discarding, zeroing.
 
+use super::super::device_index;
 use crate::Machine;
 use crate::clock::Stopwatch;
 use crate::console::{print, println, write_text};
@@ -12,7 +13,7 @@ const ID_BYTES: u32 = 20;
 const RANGE_BYTES: u32 = 16;
 
 pub fn info(machine: &mut Machine) -> Result<()> {
-    let block = Block::start(machine, super::index(machine.words), SINGLE)?;
+    let block = Block::start(machine, device_index(machine.words), SINGLE)?;
     let info = block.info;
     print!("blk op=info sectors={} features={:#x}", info.capacity, info.features);
     print!(" blk_size={} size_max={} seg_max={}", info.blk_size, info.size_max, info.seg_max);
@@ -22,7 +23,7 @@ pub fn info(machine: &mut Machine) -> Result<()> {
 }
 
 pub fn id(machine: &mut Machine) -> Result<()> {
-    let mut block = Block::start(machine, super::index(machine.words), SINGLE)?;
+    let mut block = Block::start(machine, device_index(machine.words), SINGLE)?;
     let slot = block.slot().ok_or("no slot")?;
     let status = block.request(slot, Kind::GetId, 0, ID_BYTES)?;
     let data = block.data(slot);
@@ -38,7 +39,7 @@ pub fn id(machine: &mut Machine) -> Result<()> {
 /// device takes.
 pub fn ranges(machine: &mut Machine, name: &str, kind: Kind) -> Result<()> {
     let words = machine.words;
-    let mut block = Block::start(machine, super::index(words), SINGLE)?;
+    let mut block = Block::start(machine, device_index(words), SINGLE)?;
     let (offered, most) = match kind {
         Kind::Discard => (block.info.has(bit::DISCARD), block.info.max_discard),
         _ => (block.info.has(bit::WRITE_ZEROES), block.info.max_zeroes),
