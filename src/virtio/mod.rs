@@ -40,7 +40,9 @@ pub mod feature {
     pub const OF_TRANSPORT: u64 = RING_INDIRECT_DESC | RING_EVENT_IDX | VERSION_1;
 }
 
-#[cfg(test)]
+#[cfg(fuzzing)]
+pub mod fuzz;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

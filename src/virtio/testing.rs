@@ -2,6 +2,7 @@
 //! rings in (anonymous) guest memory, while the device is on a real event loop. And the suite that
 //! every device has to pass.
 
+#![cfg_attr(fuzzing, allow(dead_code))]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 use std::collections::HashMap;
@@ -202,6 +203,12 @@ impl GuestDriver {
             }
         }
         self.driver_ok();
+    }
+
+    /// Whether the queues are in place.
+    #[cfg(fuzzing)]
+    pub(crate) fn is_set_up(&self) -> bool {
+        !self.queues.is_empty()
     }
 
     /// Back to a device that no driver has touched.
