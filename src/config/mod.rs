@@ -3,6 +3,7 @@
 
 mod boot_mode;
 mod console;
+mod rate;
 mod size;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use thiserror::Error;
 
 pub use boot_mode::{BootMode, ParseBootModeError};
 pub use console::{Console, ParseConsoleError};
+pub use rate::{Limit, ParseRateError, Rate};
 pub use size::{ParseSizeError, Size};
 
 /// Most vCPUs: 8-bit local APIC ids, of which 255 is the broadcast address.
