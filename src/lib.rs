@@ -48,6 +48,7 @@ pub mod machine;
 pub mod memory;
 pub mod timeline;
 pub mod vcpu;
+pub mod virtio;
 
 #[cfg(test)]
 mod testing;

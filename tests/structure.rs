@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 8] = [
     &["config", "timeline"],
     &["memory", "event"],
     &["bus", "irq", "hypervisor"],
-    &["boot", "devices", "vcpu"],
+    &["boot", "devices", "vcpu", "virtio"],
     &["console"],
     &["machine"],
     &["doctor"],

@@ -1,0 +1,4 @@
+//! Virtio devices.
+
+pub mod iovec;
+pub mod rate;
