@@ -1,4 +1,5 @@
 //! Virtio devices.
 
+pub mod block;
 pub mod iovec;
 pub mod rate;
