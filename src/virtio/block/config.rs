@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::config::Rate;
+use crate::config::{DeviceConfig, Rate};
 
 /// Longest serial number, `VIRTIO_BLK_ID_BYTES` of `linux/virtio_blk.h`.
 pub const MAX_SERIAL: usize = 20;
@@ -45,9 +45,32 @@ pub struct Disk {
     /// The thread that serves the disk, by its name; the event loop's own where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iothread: Option<String>,
+    /// The guest's kernel is to take it for its root file system.
+    #[serde(default)]
+    pub root: bool,
+    /// Number of request queues [default: one for each vCPU, at most [`MAX_QUEUES`]].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
     /// Where writes go instead of the image, which is then only read and may serve many machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<Overlay>,
+}
+
+/// Most queues that a disk has if nobody says how many.
+pub const MAX_QUEUES: u16 = 4;
+
+impl DeviceConfig for Disk {
+    fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    fn iothread(&self) -> Option<&str> {
+        self.iothread.as_deref()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.validate().map_err(|error| error.to_string())
+    }
 }
 
 /// What is in an image.
@@ -172,6 +195,8 @@ impl Disk {
             cache: Cache::default(),
             rate: None,
             iothread: None,
+            root: false,
+            queues: None,
             overlay: None,
         }
     }
