@@ -60,3 +60,6 @@ fn fill(bytes: &mut [u8]) -> io::Result<()> {
         Err(_) => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests;
