@@ -82,7 +82,7 @@ fn advise(region: &vm_memory::GuestRegionMmap<()>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use vm_memory::Bytes;
 
     use super::*;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     /// How many of the pages in a part of guest memory the host keeps.
-    fn resident(memory: &GuestMemory, start: u64, pages: usize) -> usize {
+    pub(crate) fn resident(memory: &GuestMemory, start: u64, pages: usize) -> usize {
         let slice = memory.get_slice(GuestAddress(start), pages * 4096).unwrap();
         let mut state = vec![0_u8; pages];
         let address = slice.ptr_guard().as_ptr().cast_mut().cast();
