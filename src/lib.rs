@@ -46,6 +46,7 @@ pub mod hypervisor;
 pub mod irq;
 pub mod machine;
 pub mod memory;
+pub mod streams;
 pub mod timeline;
 pub mod vcpu;
 pub mod virtio;
