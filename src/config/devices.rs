@@ -14,6 +14,8 @@ macro_rules! with_devices {
         $then! {
             entropy: crate::virtio::entropy::config::Entropy,
                 "Random numbers of the host's, as the guest's /dev/hwrng.";
+            virtio_console: crate::virtio::console::config::Console,
+                "A console beside the serial one, the guest's /dev/hvc0; where=pty, off, file:PATH or stdio.";
             balloon: crate::virtio::balloon::config::Balloon,
                 "Takes memory from the guest and gives it back, at the start and while it runs.";
         }

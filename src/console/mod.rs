@@ -11,8 +11,8 @@ use thiserror::Error;
 pub use outbox::Outbox;
 pub use pump::Pump;
 
-pub use crate::streams::{Input, OnLost, Output, Pty, Streams};
 use crate::streams::{self, shielded};
+pub use crate::streams::{Input, OnLost, Output, Pty, Streams};
 
 /// Why there is no console.
 #[derive(Debug, Error)]

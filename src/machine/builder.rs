@@ -288,6 +288,7 @@ impl Builder {
             loops: Vec::new(),
             parked: virtio.workers,
             devices: virtio.handles,
+            device_ptys: virtio.ptys,
             timeline,
             stats: ExitStats::new(self.config.stats),
             pty,

@@ -40,6 +40,7 @@ struct Parts {
     timeline: Arc<Timeline>,
     stats: ExitStats,
     pty: Option<PathBuf>,
+    device_ptys: Vec<(String, PathBuf)>,
 }
 
 /// What goes to the threads at the first start.
@@ -224,6 +225,12 @@ impl PausedMachine {
     #[must_use]
     pub fn pty(&self) -> Option<&Path> {
         self.parts.pty.as_deref()
+    }
+
+    /// The names of the virtio devices that have a pseudo-terminal, with these.
+    #[must_use]
+    pub fn device_ptys(&self) -> &[(String, PathBuf)] {
+        &self.parts.device_ptys
     }
 
     /// A handle that stops the machine from another thread.

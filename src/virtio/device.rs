@@ -1,6 +1,7 @@
 //! The trait of a virtio device.
 
 use std::os::fd::RawFd;
+use std::path::Path;
 
 use thiserror::Error;
 use vmm_sys_util::epoll::EventSet;
@@ -30,6 +31,11 @@ pub struct Description {
 pub trait Device: Send + 'static {
     /// What the driver finds. Asked once.
     fn describe(&self) -> Description;
+
+    /// The pseudo-terminal at the other end of the device, of which its user has to be told.
+    fn pty(&self) -> Option<&Path> {
+        None
+    }
 
     /// The driver has set the device up, with these of the offered features.
     fn activate(&mut self, features: u64) {

@@ -12,6 +12,7 @@
 pub mod balloon;
 pub mod chain;
 pub mod config_space;
+pub mod console;
 pub mod device;
 pub mod entropy;
 pub mod queue;

@@ -21,7 +21,8 @@ use vmm_sys_util::timerfd::TimerFd;
 use self::pages::{BYTES_AT_ONCE, Given, NUMBERS_AT_ONCE, PAGE};
 use self::stats::Stats;
 use super::{
-    Attach, Command, CommandError, ConfigSpace, Description, Device, Io, Metric, OpenError, Served, VirtQueue,
+    Attach, Command, CommandError, ConfigSpace, Description, Device, Io, Metric, OpenError, Place, Served,
+    VirtQueue,
 };
 use crate::config::Size;
 
@@ -100,7 +101,7 @@ enum Error {
 }
 
 impl Attach for config::Balloon {
-    fn open(&self) -> Result<Box<dyn Device>, OpenError> {
+    fn open(&self, place: &Place<'_>) -> Result<Box<dyn Device>, OpenError> {
         let timer = match self.stats {
             Some(seconds) => {
                 let timer = TimerFd::new().map_err(|error| Error::Timer(error.into()))?;
@@ -108,7 +109,7 @@ impl Attach for config::Balloon {
             }
             None => None,
         };
-        Ok(Box::new(Balloon::new(self, timer)))
+        Ok(Box::new(Balloon::new(self, place, timer)))
     }
 }
 
@@ -129,6 +130,8 @@ impl Default for Hinting {
 
 /// The device.
 struct Balloon {
+    /// For what it has to say.
+    name: String,
     /// Features that are offered.
     offered: u64,
     /// Features that the driver has taken; none before there is one.
@@ -148,7 +151,7 @@ struct Balloon {
 }
 
 impl Balloon {
-    fn new(config: &config::Balloon, timer: Option<(TimerFd, Duration)>) -> Self {
+    fn new(config: &config::Balloon, place: &Place<'_>, timer: Option<(TimerFd, Duration)>) -> Self {
         let options = [
             (timer.is_some(), feature::STATS_VQ),
             (config.deflate_on_oom, feature::DEFLATE_ON_OOM),
@@ -159,6 +162,7 @@ impl Balloon {
         let target = config.target.and_then(pages).unwrap_or_default();
         space.update(field::NUM_PAGES, &target.to_le_bytes());
         Self {
+            name: place.name.to_owned(),
             offered: options.into_iter().filter(|(on, _)| *on).map(|(_, bit)| bit).sum(),
             negotiated: 0,
             config: space,
@@ -260,7 +264,7 @@ impl Balloon {
             self.timer.as_mut().filter(|_| self.negotiated & feature::STATS_VQ != 0)
             && let Err(error) = timer.reset(*interval, None)
         {
-            log::warn!("a balloon's statistics end: {error}");
+            log::warn!("{}: the statistics end: {error}", self.name);
         }
     }
 
@@ -396,7 +400,7 @@ impl Device for Balloon {
         if let Some((timer, _)) = &mut self.timer
             && let Err(error) = timer.clear()
         {
-            log::debug!("a balloon's timer runs on: {error}");
+            log::debug!("{}: the timer runs on: {error}", self.name);
         }
     }
 

@@ -5,7 +5,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::config::Balloon as Config;
 use super::*;
 use crate::memory::tests::resident;
-use crate::virtio::testing::{GuestDriver, conformance, reg, wait};
+use crate::virtio::testing::{GuestDriver, PLACE, conformance, reg, wait};
 
 const INFLATE: usize = 0;
 const DEFLATE: usize = 1;
@@ -29,7 +29,7 @@ fn all() -> Config {
 }
 
 fn driver(config: &Config) -> GuestDriver {
-    GuestDriver::with_memory(config.open().unwrap(), Size::mib(128))
+    GuestDriver::with_memory(config.open(&PLACE).unwrap(), Size::mib(128))
 }
 
 /// A driver that takes everything, and has all of [`FREE`] touched.
@@ -77,13 +77,13 @@ fn conforms() {
         assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(0x100_0000)).unwrap(), 0);
         assert_eq!(driver.request(DEFLATE, &[&numbers([0x1000])], &[]).0, 0);
     };
-    conformance(|| Config::default().open().unwrap(), exchange);
-    conformance(|| all().open().unwrap(), exchange);
+    conformance(|| Config::default().open(&PLACE).unwrap(), exchange);
+    conformance(|| all().open(&PLACE).unwrap(), exchange);
 }
 
 #[test]
 fn features_are_those_that_are_asked_for() {
-    let offered = |config: &Config| config.open().unwrap().describe().features;
+    let offered = |config: &Config| config.open(&PLACE).unwrap().describe().features;
     assert_eq!(offered(&Config::default()), 0);
     assert_eq!(offered(&all()), 0b10_1110);
     assert_eq!(offered(&Config { reporting: true, ..Config::default() }), 1 << 5);
