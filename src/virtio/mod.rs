@@ -10,6 +10,7 @@
 //! the table `with_devices` of [`config`](crate::config).
 
 pub mod balloon;
+pub mod block;
 pub mod chain;
 pub mod config_space;
 pub mod console;
