@@ -39,6 +39,7 @@ pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod control;
 pub mod devices;
 pub mod doctor;
 pub mod event;

@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 8] = [
     &["boot", "devices", "vcpu", "virtio"],
     &["console"],
     &["machine"],
-    &["doctor"],
+    &["control", "doctor"],
     &["cli"],
 ];
 
