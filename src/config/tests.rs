@@ -40,6 +40,7 @@ fn a_configuration_survives_toml_and_json() {
         devices: Devices {
             disk: vec![Disk { readonly: true, ..Disk::new("disk.img") }],
             entropy: vec![Entropy::default()],
+            ..Devices::default()
         },
         stats: true,
     };
