@@ -14,6 +14,8 @@ macro_rules! with_devices {
         $then! {
             entropy: crate::virtio::entropy::config::Entropy,
                 "Random numbers of the host's, as the guest's /dev/hwrng.";
+            vsock: crate::virtio::vsock::config::Vsock,
+                "Sockets between the guest (cid=3 and up) and the host (the Unix socket uds=PATH, and PATH_P for port P).";
         }
     };
 }

@@ -16,6 +16,7 @@ pub mod entropy;
 pub mod queue;
 pub mod status;
 pub mod transport;
+pub mod vsock;
 pub mod worker;
 
 mod attach;
