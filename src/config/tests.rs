@@ -1,4 +1,5 @@
 use super::*;
+use crate::virtio::entropy::config::Entropy;
 
 #[test]
 fn sizes_are_read_and_written_alike() {
@@ -35,7 +36,7 @@ fn a_configuration_survives_toml_and_json() {
         bare_cmdline: true,
         boot: BootMode::Linux64,
         console: Console::File("log".into()),
-        devices: Devices { entropy: vec![Default::default()], ..Devices::default() },
+        devices: Devices { entropy: vec![Entropy::default()] },
         stats: true,
     };
     let text = toml::to_string(&config).unwrap();

@@ -101,7 +101,7 @@ impl<'a, 'm> Cursor<'a, 'm> {
 
     /// The buffers that follow.
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'m>> + use<'a, 'm> {
-        self.current.into_iter().chain(self.rest.iter().copied()).filter(|slice| slice.len() > 0)
+        self.current.into_iter().chain(self.rest.iter().copied()).filter(|slice| !slice.is_empty())
     }
 
     /// The next part that is in one piece, at most `most` bytes; moves past it.
@@ -115,11 +115,11 @@ impl<'a, 'm> Cursor<'a, 'm> {
                     *first
                 }
             };
-            if slice.len() == 0 {
+            if slice.is_empty() {
                 continue;
             }
             let taken = slice.len().min(most);
-            self.current = slice.offset(taken).ok().filter(|left| left.len() > 0);
+            self.current = slice.offset(taken).ok().filter(|left| !left.is_empty());
             return slice.subslice(0, taken).ok();
         }
     }

@@ -1,1 +1,555 @@
-//! What tests of devices share.
+//! A guest's driver for tests: it reaches a device as a guest does, through its registers and through
+//! rings in (anonymous) guest memory, while the device is on a real event loop. And the suite that
+//! every device has to pass.
+
+#![cfg_attr(fuzzing, allow(dead_code))]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+use std::collections::HashMap;
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::status::bit;
+use super::transport::Mmio;
+use super::{Device, DeviceHandle, Opened, Place, Worker, feature};
+use crate::bus::{Registers, lock};
+use crate::config::Size;
+use crate::event::EventLoop;
+use crate::irq::fake::FakeLine;
+use crate::memory::{self, GuestMemory};
+
+/// How long a device may take before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Where the rings are, 64 KiB each.
+const RINGS: u64 = 0x10_0000;
+const RING_ROOM: u64 = 0x4_0000;
+/// Where buffers are.
+const BUFFERS: u64 = 0x80_0000;
+/// The memory of a test's guest.
+const MEMORY: Size = Size::mib(32);
+
+/// What a device under test is told of its machine.
+pub(crate) const PLACE: Place<'static> = Place { name: "test", index: 0, cpus: 1 };
+
+/// Register offsets that tests need (VIRTIO 1.2, table 4.1).
+pub(crate) mod reg {
+    pub(crate) const DEVICE_ID: u64 = 0x008;
+    pub(crate) const DEVICE_FEATURES: u64 = 0x010;
+    pub(crate) const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub(crate) const DRIVER_FEATURES: u64 = 0x020;
+    pub(crate) const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub(crate) const QUEUE_SEL: u64 = 0x030;
+    pub(crate) const QUEUE_NUM_MAX: u64 = 0x034;
+    pub(crate) const QUEUE_NUM: u64 = 0x038;
+    pub(crate) const QUEUE_READY: u64 = 0x044;
+    pub(crate) const QUEUE_NOTIFY: u64 = 0x050;
+    pub(crate) const INTERRUPT_STATUS: u64 = 0x060;
+    pub(crate) const INTERRUPT_ACK: u64 = 0x064;
+    pub(crate) const STATUS: u64 = 0x070;
+    pub(crate) const QUEUE_DESC: u64 = 0x080;
+    pub(crate) const QUEUE_DRIVER: u64 = 0x090;
+    pub(crate) const QUEUE_DEVICE: u64 = 0x0a0;
+    pub(crate) const CONFIG: u64 = 0x100;
+}
+
+/// Descriptor flags (VIRTIO 1.2, section 2.7.5).
+pub(crate) const NEXT: u16 = 1;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const INDIRECT: u16 = 4;
+
+/// A device under test, with its driver.
+pub(crate) struct GuestDriver {
+    pub(crate) memory: GuestMemory,
+    pub(crate) line: Arc<FakeLine>,
+    pub(crate) handle: DeviceHandle,
+    registers: Mutex<Mmio>,
+    // Dropped before the worker's memory.
+    events: EventLoop<Worker>,
+    parked: Vec<Worker>,
+    queues: Vec<Ring>,
+    /// Where the next buffer goes.
+    next_buffer: u64,
+    /// The buffers for the device to write, by queue and head.
+    inputs: HashMap<(usize, u16), Vec<(u64, usize)>>,
+    indirect: bool,
+}
+
+/// The driver's side of a queue.
+#[derive(Clone, Copy, Default)]
+struct Ring {
+    size: u16,
+    next_descriptor: u16,
+    available: u16,
+    used: u16,
+}
+
+impl GuestDriver {
+    /// A device that no driver has touched yet, on a running event loop.
+    pub(crate) fn new(device: Box<dyn Device>) -> Self {
+        let memory = memory::allocate(MEMORY).unwrap();
+        let line = Arc::new(FakeLine::default());
+        let opened = Opened { name: "test".into(), iothread: None, kernel_words: None, device };
+        let attached = opened.attach(&memory, line.clone(), None).unwrap();
+        Self {
+            memory,
+            line,
+            handle: attached.handle,
+            registers: Mutex::new(attached.registers),
+            events: EventLoop::start("events", vec![attached.worker]).unwrap(),
+            parked: Vec::new(),
+            queues: Vec::new(),
+            next_buffer: BUFFERS,
+            inputs: HashMap::new(),
+            indirect: false,
+        }
+    }
+
+    pub(crate) fn read(&self, register: u64) -> u32 {
+        let mut word = [0; 4];
+        lock(&self.registers).read(register, &mut word);
+        u32::from_le_bytes(word)
+    }
+
+    pub(crate) fn read_bytes(&self, register: u64, bytes: &mut [u8]) {
+        lock(&self.registers).read(register, bytes);
+    }
+
+    pub(crate) fn write(&self, register: u64, value: u32) {
+        self.write_bytes(register, &value.to_le_bytes());
+    }
+
+    pub(crate) fn write_bytes(&self, register: u64, bytes: &[u8]) {
+        let _ = lock(&self.registers).write(register, bytes);
+    }
+
+    /// `N` bytes of the configuration space.
+    pub(crate) fn config<const N: usize>(&self, offset: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        lock(&self.registers).read(reg::CONFIG + offset, &mut bytes);
+        bytes
+    }
+
+    pub(crate) fn status(&self) -> u8 {
+        self.read(reg::STATUS) as u8
+    }
+
+    /// What the device offers.
+    pub(crate) fn offered(&self) -> u64 {
+        let half = |select| {
+            self.write(reg::DEVICE_FEATURES_SEL, select);
+            u64::from(self.read(reg::DEVICE_FEATURES))
+        };
+        half(0) | half(1) << 32
+    }
+
+    /// Goes as far as FEATURES_OK with these features; whether the device takes them.
+    pub(crate) fn negotiate(&mut self, features: u64) -> bool {
+        self.write(reg::STATUS, u32::from(bit::ACKNOWLEDGE));
+        self.write(reg::STATUS, u32::from(bit::ACKNOWLEDGE | bit::DRIVER));
+        for (select, half) in [(0, features as u32), (1, (features >> 32) as u32)] {
+            self.write(reg::DRIVER_FEATURES_SEL, select);
+            self.write(reg::DRIVER_FEATURES, half);
+        }
+        self.write(reg::STATUS, u32::from(bit::ACKNOWLEDGE | bit::DRIVER | bit::FEATURES_OK));
+        self.indirect = features & feature::RING_INDIRECT_DESC != 0;
+        self.status() & bit::FEATURES_OK != 0
+    }
+
+    /// Address of a queue's ring: descriptors, then the available ring, then the used ring.
+    pub(crate) fn ring(queue: usize) -> (u64, u64, u64) {
+        let base = RINGS + queue as u64 * RING_ROOM;
+        (base, base + 0x1_8000, base + 0x2_0000)
+    }
+
+    fn place_queue(&mut self, queue: usize, size: u16) {
+        let (descriptors, available, used) = Self::ring(queue);
+        for at in (descriptors..descriptors + RING_ROOM).step_by(8) {
+            self.memory.write_obj(0_u64, GuestAddress(at)).unwrap();
+        }
+        self.write(reg::QUEUE_SEL, queue as u32);
+        self.write(reg::QUEUE_NUM, size.into());
+        for (register, address) in
+            [(reg::QUEUE_DESC, descriptors), (reg::QUEUE_DRIVER, available), (reg::QUEUE_DEVICE, used)]
+        {
+            self.write(register, address as u32);
+            self.write(register + 4, (address >> 32) as u32);
+        }
+        self.write(reg::QUEUE_READY, 1);
+        assert_eq!(self.read(reg::QUEUE_READY), 1);
+        self.queues.push(Ring { size, ..Ring::default() });
+    }
+
+    /// Most descriptors of a queue; 0 if the device has no such queue.
+    pub(crate) fn queue_max(&self, queue: usize) -> u16 {
+        self.write(reg::QUEUE_SEL, queue as u32);
+        self.read(reg::QUEUE_NUM_MAX) as u16
+    }
+
+    pub(crate) fn driver_ok(&self) {
+        self.write(reg::STATUS, u32::from(self.status() | bit::DRIVER_OK));
+    }
+
+    /// Sets the device up, all its queues at their largest, with these features and VERSION_1.
+    pub(crate) fn set_up(&mut self, features: u64) {
+        assert!(self.negotiate(features | feature::VERSION_1), "the device refuses {features:#x}");
+        self.queues.clear();
+        for queue in 0.. {
+            match self.queue_max(queue) {
+                0 => break,
+                size => self.place_queue(queue, size),
+            }
+        }
+        self.driver_ok();
+    }
+
+    /// Whether the queues are in place.
+    #[cfg(fuzzing)]
+    pub(crate) fn is_set_up(&self) -> bool {
+        !self.queues.is_empty()
+    }
+
+    /// Back to a device that no driver has touched.
+    pub(crate) fn reset(&mut self) {
+        self.write(reg::STATUS, 0);
+        assert_eq!(self.status(), 0);
+        self.queues.clear();
+        self.inputs.clear();
+    }
+
+    /// Takes the device off its loop, as when its machine is paused.
+    pub(crate) fn pause(&mut self) {
+        let mut taken = self.events.take(|_| true);
+        assert_eq!(taken.len() + self.parked.len(), 1, "the device is not on its loop");
+        taken.iter_mut().for_each(Worker::pause);
+        self.parked.append(&mut taken);
+    }
+
+    /// Puts it back.
+    pub(crate) fn resume(&mut self) {
+        self.events.add(std::mem::take(&mut self.parked));
+    }
+
+    /// Writes a descriptor.
+    pub(crate) fn descriptor(&self, table: u64, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+        let at = GuestAddress(table + 16 * u64::from(index));
+        let word = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
+        self.memory.write_obj(address.to_le(), at).unwrap();
+        self.memory.write_obj(word.to_le(), GuestAddress(at.0 + 8)).unwrap();
+    }
+
+    /// Room for a buffer.
+    pub(crate) fn buffer(&mut self, len: usize) -> u64 {
+        let end = MEMORY.bytes();
+        if self.next_buffer + len as u64 > end {
+            self.next_buffer = BUFFERS;
+        }
+        let address = self.next_buffer;
+        self.next_buffer += (len as u64).next_multiple_of(16).max(16);
+        assert!(address + len as u64 <= end, "a buffer that is too large for this test");
+        address
+    }
+
+    /// Makes a chain available, the device's bytes in `outputs`, room for its answers in `inputs`, and
+    /// gives its head. It does not kick.
+    pub(crate) fn offer(&mut self, queue: usize, outputs: &[&[u8]], inputs: &[usize]) -> u16 {
+        let mut buffers = Vec::new();
+        for bytes in outputs {
+            let address = self.buffer(bytes.len());
+            self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
+            buffers.push((address, bytes.len(), 0));
+        }
+        for len in inputs {
+            buffers.push((self.buffer(*len), *len, WRITE));
+        }
+        let indirect = self.indirect && buffers.len() > 1;
+        let size = self.queues[queue].size;
+        let (table, first) = match indirect {
+            true => (self.buffer(16 * buffers.len()), 0),
+            false => (Self::ring(queue).0, self.take_descriptors(queue, buffers.len() as u16)),
+        };
+        let modulus = if indirect { u16::MAX } else { size };
+        for (index, (address, len, flags)) in buffers.iter().enumerate() {
+            let at = (first + index as u16) % modulus;
+            let more = if index + 1 < buffers.len() { NEXT } else { 0 };
+            self.descriptor(table, at, *address, *len as u32, flags | more, (at + 1) % modulus);
+        }
+        let head = if indirect {
+            let head = self.take_descriptors(queue, 1);
+            self.descriptor(Self::ring(queue).0, head, table, 16 * buffers.len() as u32, INDIRECT, 0);
+            head
+        } else {
+            first
+        };
+        let answers = buffers.iter().filter(|buffer| buffer.2 == WRITE).map(|buffer| (buffer.0, buffer.1));
+        self.inputs.insert((queue, head), answers.collect());
+        self.make_available(queue, head);
+        head
+    }
+
+    /// The next descriptors of the table; tests have few in use at a time.
+    fn take_descriptors(&mut self, queue: usize, count: u16) -> u16 {
+        let ring = &mut self.queues[queue];
+        let first = ring.next_descriptor;
+        ring.next_descriptor = (first + count) % ring.size;
+        first
+    }
+
+    /// Puts a head into the available ring.
+    pub(crate) fn make_available(&mut self, queue: usize, head: u16) {
+        let ring = &mut self.queues[queue];
+        let (_, available, _) = Self::ring(queue);
+        let slot = available + 4 + 2 * u64::from(ring.available % ring.size);
+        self.memory.write_obj(head, GuestAddress(slot)).unwrap();
+        ring.available = ring.available.wrapping_add(1);
+        let index = ring.available;
+        self.publish(queue, index);
+    }
+
+    /// Sets the available ring's index, whatever was there.
+    pub(crate) fn publish(&self, queue: usize, index: u16) {
+        let (_, available, _) = Self::ring(queue);
+        self.memory.store(index, GuestAddress(available + 2), Ordering::Release).unwrap();
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn kick(&self, queue: usize) {
+        self.write(reg::QUEUE_NOTIFY, queue as u32);
+    }
+
+    /// The next used chain, if there is one: its head, how many bytes the device wrote, and what is in
+    /// the buffers that were for its answer.
+    pub(crate) fn used(&mut self, queue: usize) -> Option<(u16, u32, Vec<u8>)> {
+        let ring = &mut self.queues[queue];
+        let (_, _, used) = Self::ring(queue);
+        let index: u16 = self.memory.load(GuestAddress(used + 2), Ordering::Acquire).unwrap();
+        if index == ring.used {
+            return None;
+        }
+        let slot = used + 4 + 8 * u64::from(ring.used % ring.size);
+        ring.used = ring.used.wrapping_add(1);
+        let head: u32 = self.memory.read_obj(GuestAddress(slot)).unwrap();
+        let len: u32 = self.memory.read_obj(GuestAddress(slot + 4)).unwrap();
+        let mut bytes = Vec::new();
+        for (address, len) in self.inputs.remove(&(queue, head as u16)).unwrap_or_default() {
+            let mut part = vec![0; len];
+            self.memory.read_slice(&mut part, GuestAddress(address)).unwrap();
+            bytes.append(&mut part);
+        }
+        Some((head as u16, len, bytes))
+    }
+
+    /// Waits until the device has used a chain: its head, the number of bytes that it wrote, and the
+    /// buffers for its answer.
+    pub(crate) fn wait_used(&mut self, queue: usize) -> (u16, u32, Vec<u8>) {
+        let mut found = None;
+        wait("the device uses no buffer", || {
+            found = self.used(queue);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// One request and its answer: the number of bytes that the device wrote, and its buffers.
+    pub(crate) fn request(&mut self, queue: usize, outputs: &[&[u8]], inputs: &[usize]) -> (u32, Vec<u8>) {
+        let head = self.offer(queue, outputs, inputs);
+        self.kick(queue);
+        let (used, len, bytes) = self.wait_used(queue);
+        assert_eq!(used, head);
+        (len, bytes)
+    }
+
+    /// Waits until the device says that it cannot go on.
+    pub(crate) fn wait_needs_reset(&self) {
+        wait("the device does not need a reset", || self.status() & bit::NEEDS_RESET != 0);
+    }
+
+    /// Waits until the loop has handled all that was asked of it before.
+    pub(crate) fn settle(&self) {
+        self.events.take(|_| false);
+        self.events.take(|_| false);
+    }
+}
+
+/// Waits until something holds.
+pub(crate) fn wait(complaint: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{complaint}");
+        std::thread::yield_now();
+    }
+}
+
+/// What every device has to pass. `exchange` does one piece of I/O with a device that is set up, and
+/// checks it; `make` makes the device.
+pub(crate) fn conformance(make: impl Fn() -> Box<dyn Device>, mut exchange: impl FnMut(&mut GuestDriver)) {
+    let ring_features = [0, feature::RING_EVENT_IDX, feature::RING_INDIRECT_DESC, feature::OF_TRANSPORT];
+    let mut driver = GuestDriver::new(make());
+    kicks_before_activation_do_nothing(&mut driver);
+    features_are_kept_apart(&mut driver);
+    for features in ring_features {
+        driver.set_up(features);
+        exchange(&mut driver);
+        exchange(&mut driver);
+        driver.pause();
+        driver.resume();
+        exchange(&mut driver);
+        driver.reset();
+    }
+    // The machine is paused before there is a driver.
+    driver.pause();
+    driver.resume();
+    // Everything that the device offers.
+    let offered = driver.offered();
+    driver.set_up(offered);
+    driver.reset();
+
+    let queues = (0..).take_while(|queue| driver.queue_max(*queue) > 0).count();
+    for queue in 0..queues {
+        for attack in ATTACKS {
+            driver.set_up(feature::OF_TRANSPORT);
+            attack(&mut driver, queue);
+            driver.settle();
+            driver.pause();
+            driver.resume();
+            driver.reset();
+        }
+        refused_queues(&mut driver, queue);
+    }
+    driver.set_up(feature::OF_TRANSPORT);
+    exchange(&mut driver);
+    // The machine ends with the driver set up.
+    drop(driver);
+}
+
+fn kicks_before_activation_do_nothing(driver: &mut GuestDriver) {
+    for queue in [0, 1, 1000, u32::MAX] {
+        driver.write(reg::QUEUE_NOTIFY, queue);
+    }
+    assert_ne!(driver.read(reg::DEVICE_ID), 0);
+    // DRIVER_OK is no way around the features.
+    driver.write(reg::STATUS, u32::from(bit::ACKNOWLEDGE | bit::DRIVER | bit::DRIVER_OK));
+    assert_eq!(driver.status() & bit::DRIVER_OK, 0);
+    driver.reset();
+}
+
+fn features_are_kept_apart(driver: &mut GuestDriver) {
+    let offered = driver.offered();
+    assert_eq!(offered & feature::OF_TRANSPORT, feature::OF_TRANSPORT);
+    let absent = (0..64).map(|shift| 1_u64 << shift).find(|bit| offered & bit == 0).unwrap();
+    for features in [0, feature::RING_EVENT_IDX, feature::VERSION_1 | absent] {
+        assert!(!driver.negotiate(features), "features {features:#x}");
+        driver.reset();
+    }
+}
+
+/// A queue whose areas are not where and as they have to be.
+fn refused_queues(driver: &mut GuestDriver, queue: usize) {
+    let most = u32::from(driver.queue_max(queue));
+    let sizes = [0, 3, most * 2, 32768, 65536 + most, u32::MAX].map(|size| (reg::QUEUE_NUM, size));
+    let places = [
+        (reg::QUEUE_DESC, 0x10_0008),
+        (reg::QUEUE_DESC + 4, u32::MAX),
+        (reg::QUEUE_DRIVER, MEMORY.bytes() as u32 - 2),
+        (reg::QUEUE_DRIVER, 0x10_0001),
+        (reg::QUEUE_DEVICE, MEMORY.bytes() as u32 - 4),
+        (reg::QUEUE_DEVICE + 4, 1),
+    ];
+    for (register, value) in sizes.into_iter().chain(places).filter(|case| case.1 != most) {
+        assert!(driver.negotiate(feature::VERSION_1));
+        driver.queues.clear();
+        for other in 0..=queue {
+            let size = driver.queue_max(other);
+            if other < queue {
+                driver.place_queue(other, size);
+            }
+        }
+        driver.write(register, value);
+        driver.write(reg::QUEUE_READY, 1);
+        driver.driver_ok();
+        driver.wait_needs_reset();
+        driver.kick(queue);
+        driver.settle();
+        driver.reset();
+    }
+}
+
+type Attack = fn(&mut GuestDriver, usize);
+
+/// What a hostile driver does with a ring. Nothing more than that the device lives is expected here.
+const ATTACKS: [Attack; 9] = [
+    // A chain that is a loop.
+    |driver, queue| {
+        let table = GuestDriver::ring(queue).0;
+        driver.descriptor(table, 0, BUFFERS, 16, NEXT, 1);
+        driver.descriptor(table, 1, BUFFERS, 16, NEXT | WRITE, 0);
+        offer_raw(driver, queue, 0);
+    },
+    // Buffers outside memory, and lengths near the end of all numbers.
+    |driver, queue| {
+        let table = GuestDriver::ring(queue).0;
+        for (at, (address, len)) in
+            (0..).zip([(u64::MAX, 16), (BUFFERS, u32::MAX), (1 << 40, 1), (u64::MAX - 15, u32::MAX)])
+        {
+            for flags in [0, WRITE] {
+                driver.descriptor(table, at, address, len, flags, 0);
+                offer_raw(driver, queue, at);
+            }
+        }
+    },
+    // Heads that the queue does not have.
+    |driver, queue| offer_raw(driver, queue, u16::MAX),
+    // An index that jumps.
+    |driver, queue| {
+        driver.publish(queue, 0x8000);
+        driver.kick(queue);
+        driver.wait_needs_reset();
+    },
+    // The device's bytes after the driver's.
+    |driver, queue| {
+        let table = GuestDriver::ring(queue).0;
+        driver.descriptor(table, 0, BUFFERS, 16, NEXT | WRITE, 1);
+        driver.descriptor(table, 1, BUFFERS, 16, 0, 0);
+        offer_raw(driver, queue, 0);
+    },
+    // An indirect table in an indirect table, one of no whole number of entries, one outside memory.
+    |driver, queue| {
+        let table = GuestDriver::ring(queue).0;
+        driver.descriptor(BUFFERS, 0, BUFFERS, 16, INDIRECT, 0);
+        for (at, (address, len)) in (0..).zip([(BUFFERS, 16), (BUFFERS, 17), (1 << 40, 16), (BUFFERS, 0)]) {
+            driver.descriptor(table, at, address, len, INDIRECT, 0);
+            offer_raw(driver, queue, at);
+        }
+    },
+    // Empty buffers, and no buffers but one that is empty.
+    |driver, queue| {
+        let table = GuestDriver::ring(queue).0;
+        driver.descriptor(table, 0, BUFFERS, 0, 0, 0);
+        driver.descriptor(table, 1, BUFFERS, 0, WRITE, 0);
+        offer_raw(driver, queue, 0);
+        offer_raw(driver, queue, 1);
+    },
+    // The same chain as often as the queue is long, and once more.
+    |driver, queue| {
+        let table = GuestDriver::ring(queue).0;
+        driver.descriptor(table, 0, BUFFERS, 64, NEXT, 1);
+        driver.descriptor(table, 1, BUFFERS + 64, 64, WRITE, 0);
+        for _ in 0..=driver.queue_max(queue) {
+            offer_raw(driver, queue, 0);
+        }
+    },
+    // A reset with work in flight.
+    |driver, queue| {
+        for _ in 0..8 {
+            driver.offer(queue, &[&[0xff; 64]], &[64]);
+        }
+        driver.kick(queue);
+    },
+];
+
+fn offer_raw(driver: &mut GuestDriver, queue: usize, head: u16) {
+    driver.make_available(queue, head);
+    driver.kick(queue);
+}
