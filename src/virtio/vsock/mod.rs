@@ -21,7 +21,7 @@ use vmm_sys_util::epoll::EventSet;
 use self::config::Vsock;
 use self::host::Door;
 use self::muxer::Muxer;
-use super::{Attach, ConfigSpace, Description, Device, Io, OpenError};
+use super::{Attach, ConfigSpace, Description, Device, Io, OpenError, Place, Served};
 
 const ID: u32 = 19;
 /// Streams, and nothing else (section 5.10.3).
@@ -31,12 +31,13 @@ const F_STREAM: u64 = 1;
 const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 const RX: usize = 0;
 const TX: usize = 1;
+const EVENT: usize = 2;
 /// How long a program on the host has time for its first line: it may be typed by hand.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Attach for Vsock {
-    fn open(&self) -> Result<Box<dyn Device>, OpenError> {
-        Ok(Box::new(Sockets::open(self, PATIENCE)?))
+    fn open(&self, place: &Place<'_>) -> Result<Box<dyn Device>, OpenError> {
+        Ok(Box::new(Sockets::open(self, place.name, PATIENCE)?))
     }
 }
 
@@ -47,16 +48,14 @@ struct Sockets {
 }
 
 impl Sockets {
-    fn open(config: &Vsock, patience: Duration) -> Result<Self, OpenError> {
+    fn open(config: &Vsock, name: &str, patience: Duration) -> Result<Self, OpenError> {
         let door = Door::open(&config.uds)?;
-        Ok(Self { cid: config.cid, muxer: Muxer::new(config.cid, door, patience)? })
+        Ok(Self { cid: config.cid, muxer: Muxer::new(name, config.cid, door, patience)? })
     }
 
     /// Gives the guest what there is for it.
     fn fill(&mut self, io: &mut Io<'_>) {
-        if self.muxer.has_packets()
-            && let Some(queue) = io.queue(RX)
-        {
+        if let Some(queue) = io.queue(RX) {
             queue.drain(|chain| self.muxer.fill(chain));
         }
         if self.muxer.take_unblocked()
@@ -82,17 +81,21 @@ impl Device for Sockets {
     }
 
     fn queue_event(&mut self, queue: usize, io: &mut Io<'_>) {
-        if queue == TX
-            && let Some(queue) = io.queue(TX)
-        {
-            queue.drain(|chain| self.muxer.receive(chain));
+        match (queue, io.queue(queue)) {
+            (TX, Some(queue)) => queue.drain(|chain| self.muxer.receive(chain)),
+            (EVENT, Some(queue)) => queue.drain(|_| Served::Stop),
+            _ => {}
         }
-        self.fill(io);
+        if queue == RX || self.muxer.has_packets() {
+            self.fill(io);
+        }
     }
 
     fn fd_event(&mut self, _: u32, _: EventSet, io: &mut Io<'_>) {
         self.muxer.poll();
-        self.fill(io);
+        if self.muxer.has_packets() {
+            self.fill(io);
+        }
     }
 
     fn reset(&mut self) {

@@ -51,6 +51,8 @@ enum Watched {
 /// be said to the kernel when the guest takes no more or takes again, and the event loop sees one
 /// descriptor however many connections there are.
 pub(super) struct Muxer {
+    /// The device's name.
+    name: String,
     cid: u64,
     /// How long a program on the host has time to say what it wants.
     patience: Duration,
@@ -72,7 +74,7 @@ pub(super) struct Muxer {
 impl Muxer {
     /// # Errors
     /// The host gives no descriptors.
-    pub(super) fn new(cid: u64, door: Door, patience: Duration) -> io::Result<Self> {
+    pub(super) fn new(name: &str, cid: u64, door: Door, patience: Duration) -> io::Result<Self> {
         let poll = Epoll::new()?;
         let timer = TimerFd::new()?;
         let add = |fd, events, id| poll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, id));
@@ -80,6 +82,7 @@ impl Muxer {
         // Edge by edge it need not be read, which would block if it had been set anew.
         add(timer.as_raw_fd(), EventSet::IN | EventSet::EDGE_TRIGGERED, TIMER)?;
         Ok(Self {
+            name: name.to_owned(),
             cid,
             patience,
             door,
@@ -103,7 +106,7 @@ impl Muxer {
     /// The driver is gone, and all connections with it.
     pub(super) fn reset(&mut self) {
         if self.nonsense > 0 {
-            log::debug!("vsock: {} packets of the guest's made no sense", self.nonsense);
+            log::debug!("{}: {} packets of the guest's made no sense", self.name, self.nonsense);
         }
         self.table = Table::starting_at(self.table.next_id());
         self.resets.clear();
@@ -165,7 +168,7 @@ impl Muxer {
             Ok(stream) => self.insert(Connection::dialled(stream, request), None),
             Err(error) => {
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
-                    log::debug!("vsock: nobody listens for port {port} of the host's");
+                    log::debug!("{}: nobody listens for port {port} of the host's", self.name);
                 } else {
                     self.complain(&format_args!("cannot connect to port {port} of the host's: {error}"));
                 }
@@ -191,9 +194,9 @@ impl Muxer {
     /// A guest can make the host refuse as often as it likes; once is enough to know.
     fn complain(&mut self, reason: &std::fmt::Arguments<'_>) {
         if std::mem::replace(&mut self.complained, true) {
-            log::debug!("vsock: {reason}");
+            log::debug!("{}: {reason}", self.name);
         } else {
-            log::warn!("vsock: {reason}; from now on this is logged as a detail");
+            log::warn!("{}: {reason}; from now on this is logged as a detail", self.name);
         }
     }
 
@@ -263,7 +266,7 @@ impl Muxer {
             Some(Greeting::Connect(port)) => self.request(id, port),
             Some(Greeting::Partial) if !ends => {}
             Some(_) => {
-                log::debug!("vsock: a program on the host did not say CONNECT and a port");
+                log::debug!("{}: a program on the host did not say CONNECT and a port", self.name);
                 self.close(id);
             }
             None => {}
@@ -327,7 +330,7 @@ impl Muxer {
         self.watched = watched;
         let event = EpollEvent::new(events, DOOR);
         if let Err(error) = self.poll.ctl(ControlOperation::Modify, self.door.as_raw_fd(), event) {
-            log::error!("vsock: programs on the host are no longer heard: {error}");
+            log::error!("{}: programs on the host are no longer heard: {error}", self.name);
         }
     }
 
@@ -335,7 +338,7 @@ impl Muxer {
     fn expire(&mut self) {
         let now = Instant::now();
         while let Some(id) = self.table.late(now) {
-            log::debug!("vsock: a program on the host did not say what it wants");
+            log::debug!("{}: a program on the host did not say what it wants", self.name);
             self.close(id);
         }
         if matches!(self.watched, Watched::Starved(until) if until <= now) {
@@ -351,7 +354,7 @@ impl Muxer {
         // A duration of 0 would be no time at all.
         let left = next.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         if let Err(error) = self.timer.reset(left, None) {
-            log::error!("vsock: the timer fails: {error}");
+            log::error!("{}: the timer fails: {error}", self.name);
         }
     }
 }
