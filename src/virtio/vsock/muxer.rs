@@ -177,14 +177,16 @@ impl Muxer {
         }
     }
 
+    /// One more connection, if it can be waited for.
     fn insert(&mut self, connection: Connection, deadline: Option<Instant>) -> bool {
         let events = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
         let event = EpollEvent::new(events, self.table.next_id());
-        match self.poll.ctl(ControlOperation::Add, connection.stream().as_raw_fd(), event) {
+        let added = self.poll.ctl(ControlOperation::Add, connection.stream().as_raw_fd(), event);
+        match &added {
             Ok(()) => self.table.insert(connection, deadline),
-            Err(ref error) => self.complain(&format_args!("cannot wait for a connection: {error}")),
+            Err(error) => self.complain(&format_args!("cannot wait for a connection: {error}")),
         }
-        event.data() < self.table.next_id()
+        added.is_ok()
     }
 
     fn close(&mut self, id: Id) {
