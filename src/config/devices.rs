@@ -12,6 +12,8 @@ use super::Error;
 macro_rules! with_devices {
     ($then:ident) => {
         $then! {
+            disk: crate::virtio::block::config::Disk,
+                "A disk: path=FILE[,readonly][,format=raw|qcow2][,overlay=temp|FILE][,engine=io_uring|threads|sync]..";
             entropy: crate::virtio::entropy::config::Entropy,
                 "Random numbers of the host's, as the guest's /dev/hwrng.";
             vsock: crate::virtio::vsock::config::Vsock,

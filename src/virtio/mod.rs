@@ -9,11 +9,14 @@
 //! A device is a folder here with its configuration (`config.rs`) and a [`Device`], and one line in
 //! the table `with_devices` of [`config`](crate::config).
 
+pub mod block;
 pub mod chain;
 pub mod config_space;
 pub mod device;
 pub mod entropy;
+pub mod iovec;
 pub mod queue;
+pub mod rate;
 pub mod status;
 pub mod transport;
 pub mod vsock;
