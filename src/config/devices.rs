@@ -20,6 +20,8 @@ macro_rules! with_devices {
                 "A console beside the serial one, the guest's /dev/hvc0; where=pty, off, file:PATH or stdio.";
             balloon: crate::virtio::balloon::config::Balloon,
                 "Takes memory from the guest and gives it back, at the start and while it runs.";
+            vsock: crate::virtio::vsock::config::Vsock,
+                "Sockets between the guest (cid=3 and up) and the host (the Unix socket uds=PATH, and PATH_P for port P).";
         }
     };
 }

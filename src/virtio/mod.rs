@@ -21,6 +21,7 @@ pub mod queue;
 pub mod rate;
 pub mod status;
 pub mod transport;
+pub mod vsock;
 pub mod worker;
 
 mod attach;
