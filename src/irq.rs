@@ -16,7 +16,7 @@ pub trait IrqLine: Send + Sync {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fake {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -1,5 +1,5 @@
 //! The few ACPI tables that matter here (ACPI 6.5, chapter 5): the RSDP, the
-//! RSDT or XSDT, the MADT and the FADT. Nothing in them is trusted.
+//! RSDT or XSDT, the MADT, the FADT and the DSDT. Nothing in them is trusted.
 
 use crate::phys;
 
@@ -101,6 +101,14 @@ impl Acpi {
         self.table(*b"APIC").map(|table| Madt { table })
     }
 
+    /// From the FADT's X_DSDT if it has one, else from its DSDT field.
+    pub fn dsdt(&self) -> Option<Dsdt> {
+        let fadt = self.table(*b"FACP")?;
+        let wide = fadt.read64(fadt::X_DSDT).filter(|&address| address != 0);
+        let address = wide.or_else(|| fadt.read32(fadt::DSDT).map(u64::from))?;
+        Some(Dsdt { table: Table::at(address)? })
+    }
+
     pub fn fadt(&self) -> Option<Fadt> {
         let table = self.table(*b"FACP")?;
         let flags = table.read32(fadt::FLAGS)?;
@@ -116,9 +124,11 @@ impl Acpi {
 
 /// Offsets and flags of the FADT (ACPI 6.5, 5.2.9).
 mod fadt {
+    pub const DSDT: u64 = 40;
     pub const FLAGS: u64 = 112;
     pub const RESET_REG: u64 = 116;
     pub const RESET_VALUE: u64 = 128;
+    pub const X_DSDT: u64 = 140;
     pub const SLEEP_CONTROL_REG: u64 = 244;
     pub const RESET_REG_SUP: u32 = 1 << 10;
     pub const HW_REDUCED_ACPI: u32 = 1 << 20;
@@ -147,6 +157,47 @@ impl Register {
 pub struct Fadt {
     pub reset: Option<(Register, u8)>,
     pub sleep: Option<Register>,
+}
+
+/// The differentiated system description table. Its AML is not interpreted:
+/// what matters here is found by how it looks.
+#[derive(Clone, Copy)]
+pub struct Dsdt {
+    table: Table,
+}
+
+/// The resources of a device: registers in memory, and an interrupt (or zero).
+pub struct Resources {
+    pub address: u32,
+    pub size: u32,
+    pub irq: u32,
+}
+
+impl Dsdt {
+    /// How far behind a device's hardware ID its resources may be.
+    const REACH: u64 = 160;
+
+    /// The devices with such a hardware ID of eight letters, and with a 32-bit
+    /// fixed memory range descriptor behind it (ACPI 6.5, 6.4.3.4).
+    pub fn devices(&self, hardware_id: [u8; 8]) -> impl Iterator<Item = Resources> + use<> {
+        let table = self.table;
+        let named = move |&at: &u64| table.read64(at) == Some(u64::from_le_bytes(hardware_id));
+        (HEADER..table.length).filter(named).filter_map(move |at| {
+            let mut behind = (at + 8..at + Self::REACH).take_while(move |at| !named(at));
+            // Tag and length (9), then access, base and length of the range.
+            let range =
+                behind.find(|&at| table.read32(at).is_some_and(|tag| tag & 0xff_ffff == 0x00_0986))?;
+            // Extended interrupt descriptor (6.4.3.6): tag, length, flags, count, numbers.
+            let irq = behind
+                .find(|&at| at >= range + 12 && table.read8(at) == Some(0x89))
+                .and_then(|at| table.read32(at + 5));
+            Some(Resources {
+                address: table.read32(range + 4)?,
+                size: table.read32(range + 8)?,
+                irq: irq.unwrap_or(0),
+            })
+        })
+    }
 }
 
 /// The multiple APIC description table (ACPI 6.5, 5.2.12).

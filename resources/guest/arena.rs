@@ -29,12 +29,18 @@ impl Arena {
             .usable()
             .find(|range| range.start <= start && next <= range.end)
             .map_or(next, |range| range.end);
-        Arena { next, end: end.min(boot.first_module(next)).min(1 << 32) }
+        Arena { next, end: end.min(boot.first_module(next)).min(1 << 32) & !(PAGE - 1) }
     }
 
     /// Where the next page will come from: all before is in use.
     pub fn mark(&self) -> u64 {
         self.next
+    }
+
+    /// Takes back all that was given out since the mark. The caller vouches that
+    /// nobody, no device either, uses it any more.
+    pub fn rewind(&mut self, mark: u64) {
+        self.next = mark;
     }
 
     pub fn pages(&mut self, count: u64) -> Option<u64> {

@@ -2,6 +2,7 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu::{self, HYPERVISOR_LEAF, cpuid, in8, out8};
 use crate::trap;
@@ -72,6 +73,40 @@ fn measure() -> Option<u64> {
     };
     let start = edge()?;
     Some(edge()?.wrapping_sub(start))
+}
+
+/// Time since a moment, by the TSC.
+#[derive(Clone, Copy)]
+pub struct Stopwatch {
+    start: u64,
+    frequency: Frequency,
+}
+
+/// The TSC's frequency, once a stopwatch has asked; zero before.
+static HERTZ: AtomicU64 = AtomicU64::new(0);
+
+impl Stopwatch {
+    /// 4 GHz if nobody can tell: then limits are long rather than short.
+    pub fn start() -> Self {
+        if HERTZ.load(Ordering::Relaxed) == 0 {
+            let hertz = Frequency::find().map_or(4_000_000_000, |frequency| frequency.hertz);
+            HERTZ.store(hertz.max(1), Ordering::Relaxed);
+        }
+        let frequency = Frequency { hertz: HERTZ.load(Ordering::Relaxed), source: "" };
+        Stopwatch { start: cpu::tsc(), frequency }
+    }
+
+    pub fn restart(&mut self) {
+        self.start = cpu::tsc();
+    }
+
+    pub fn nanoseconds(&self) -> u64 {
+        self.frequency.nanoseconds(cpu::tsc().wrapping_sub(self.start))
+    }
+
+    pub fn seconds(&self) -> u64 {
+        cpu::tsc().wrapping_sub(self.start) / self.frequency.hertz
+    }
 }
 
 /// Waits without knowing the frequency any better than 4 GHz at most.

@@ -96,6 +96,28 @@ pub fn in32(port: u16) -> u32 {
     value
 }
 
+/// Reads a byte of a device's registers below 4 GiB.
+pub fn mmio_read8(address: u32) -> u8 {
+    paging::reach(u64::from(address) + 1);
+    let value;
+    // SAFETY: the address is mapped and is a device's.
+    unsafe {
+        asm!("mov {0}, [{1}]", out(reg_byte) value, in(reg) u64::from(address), options(nostack, preserves_flags))
+    }
+    value
+}
+
+/// Reads two bytes of a device's registers below 4 GiB.
+pub fn mmio_read16(address: u32) -> u16 {
+    paging::reach(u64::from(address) + 2);
+    let value;
+    // SAFETY: the address is mapped and is a device's.
+    unsafe {
+        asm!("mov {0:x}, [{1}]", out(reg) value, in(reg) u64::from(address), options(nostack, preserves_flags))
+    }
+    value
+}
+
 /// Reads a device's register below 4 GiB.
 pub fn mmio_read32(address: u32) -> u32 {
     paging::reach(u64::from(address) + 4);

@@ -163,7 +163,7 @@ io_bitmap:
     .skip 2048 - 16
     .globl ring0_stack_top
 ring0_stack_top:
-    .skip 16384
+    .skip 32768
     .globl user_stack_top
 user_stack_top:
 

@@ -22,6 +22,7 @@ mod memory;
 mod mp_table;
 mod paging;
 mod phys;
+mod random;
 mod topology;
 mod trap;
 mod virtio;

@@ -261,7 +261,7 @@ impl Builder {
         let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(KvmMessages(vm.clone())))));
         let mut mmio = Bus::mmio();
         mmio.insert(layout::IOAPIC, layout::IOAPIC_LEN, ioapic.clone())?;
-        let mut devices = virtio::open_all(&self.config.devices)?;
+        let mut devices = virtio::open_all(&self.config.devices, self.config.cpus)?;
         devices.append(&mut self.virtio);
         let virtio = Attachments::attach_all(devices, &vm, &ioapic, &mut mmio)?;
 

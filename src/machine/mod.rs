@@ -52,6 +52,8 @@ struct Idle {
 /// An event loop: the machine's own, or one that devices have asked for by name.
 struct NamedLoop {
     name: Option<String>,
+    /// A loop without devices is left alone by a pause: its console's writer may block.
+    has_devices: bool,
     events: EventLoop<Subscriber>,
 }
 
@@ -62,6 +64,10 @@ enum Subscriber {
 }
 
 impl Subscriber {
+    fn is_device(&self) -> bool {
+        matches!(self, Self::Device(_))
+    }
+
     fn inner(&mut self) -> &mut dyn MutEventSubscriber {
         match self {
             Self::Console(pump) => pump,
@@ -111,11 +117,12 @@ impl Parts {
             }
         }
         for (name, subscribers) in subscribers {
+            let has_devices = subscribers.iter().any(Subscriber::is_device);
             if let Some(old) = self.loops.iter().find(|one| one.name == name) {
                 old.events.add(subscribers);
             } else {
                 let events = EventLoop::start(name.as_deref().unwrap_or("events"), subscribers)?;
-                self.loops.push(NamedLoop { name, events });
+                self.loops.push(NamedLoop { name, has_devices, events });
             }
         }
         Ok(())
@@ -123,8 +130,8 @@ impl Parts {
 
     /// Takes the devices off their loops, with nothing of theirs in flight.
     fn park_devices(&mut self) {
-        for NamedLoop { name, events } in &self.loops {
-            for device in events.take(|subscriber| matches!(subscriber, Subscriber::Device(_))) {
+        for NamedLoop { name, events, .. } in self.loops.iter().filter(|one| one.has_devices) {
+            for device in events.take(Subscriber::is_device) {
                 if let Subscriber::Device(mut worker) = device {
                     worker.pause();
                     self.parked.push(OnThread { iothread: name.clone(), worker: *worker });

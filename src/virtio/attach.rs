@@ -36,17 +36,28 @@ pub enum Error {
     },
 }
 
+/// What a device is told of its machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The device's name, for what it has to say.
+    pub name: &'a str,
+    /// Its number among those of its kind.
+    pub index: usize,
+    /// How many vCPUs there are.
+    pub cpus: u32,
+}
+
 /// A configuration that becomes a device.
 pub trait Attach: DeviceConfig {
     /// Opens what the device needs of the host.
     ///
     /// # Errors
     /// The host does not give it.
-    fn open(&self) -> Result<Box<dyn Device>, OpenError>;
+    fn open(&self, place: &Place<'_>) -> Result<Box<dyn Device>, OpenError>;
 
-    /// What the guest's kernel has to be told; `index` counts the devices of this kind.
-    fn kernel_words(&self, index: usize) -> Option<String> {
-        let _ = index;
+    /// What the guest's kernel has to be told.
+    fn kernel_words(&self, place: &Place<'_>) -> Option<String> {
+        let _ = place;
         None
     }
 }
@@ -91,14 +102,15 @@ impl Opened {
     }
 }
 
-fn open<T: Attach>(kind: &str, index: usize, config: &T) -> Result<Opened, Error> {
+fn open<T: Attach>(kind: &str, index: usize, cpus: u32, config: &T) -> Result<Opened, Error> {
     let name = device_name(kind, index, config);
-    match config.open() {
+    let place = Place { name: &name, index, cpus };
+    match config.open(&place) {
         Ok(device) => Ok(Opened {
-            name,
             iothread: config.iothread().map(str::to_owned),
-            kernel_words: config.kernel_words(index),
+            kernel_words: config.kernel_words(&place),
             device,
+            name,
         }),
         Err(source) => Err(Error::Open { name, source }),
     }
@@ -110,11 +122,11 @@ macro_rules! open_each {
         ///
         /// # Errors
         /// The first that cannot be opened.
-        pub fn open_all(devices: &Devices) -> Result<Vec<Opened>, Error> {
+        pub fn open_all(devices: &Devices, cpus: u32) -> Result<Vec<Opened>, Error> {
             let mut opened = Vec::new();
             $(
                 for (index, config) in devices.$name.iter().enumerate() {
-                    opened.push(open(stringify!($name), index, config)?);
+                    opened.push(open(stringify!($name), index, cpus, config)?);
                 }
             )*
             Ok(opened)

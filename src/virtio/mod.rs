@@ -20,7 +20,7 @@ pub mod worker;
 
 mod attach;
 
-pub use attach::{Attach, Attached, Error, OpenError, Opened, open_all};
+pub use attach::{Attach, Attached, Error, OpenError, Opened, Place, open_all};
 pub use chain::{Chain, Cursor};
 pub use config_space::ConfigSpace;
 pub use device::{Command, CommandError, Description, Device, Io, Watch};
@@ -40,7 +40,9 @@ pub mod feature {
     pub const OF_TRANSPORT: u64 = RING_INDIRECT_DESC | RING_EVENT_IDX | VERSION_1;
 }
 
-#[cfg(test)]
+#[cfg(fuzzing)]
+pub mod fuzz;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

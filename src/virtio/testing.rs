@@ -2,6 +2,7 @@
 //! rings in (anonymous) guest memory, while the device is on a real event loop. And the suite that
 //! every device has to pass.
 
+#![cfg_attr(fuzzing, allow(dead_code))]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::status::bit;
 use super::transport::Mmio;
-use super::{Device, DeviceHandle, Opened, Worker, feature};
+use super::{Device, DeviceHandle, Opened, Place, Worker, feature};
 use crate::bus::{Registers, lock};
 use crate::config::Size;
 use crate::event::EventLoop;
@@ -29,6 +30,9 @@ const RING_ROOM: u64 = 0x4_0000;
 const BUFFERS: u64 = 0x80_0000;
 /// The memory of a test's guest.
 const MEMORY: Size = Size::mib(32);
+
+/// What a device under test is told of its machine.
+pub(crate) const PLACE: Place<'static> = Place { name: "test", index: 0, cpus: 1 };
 
 /// Register offsets that tests need (VIRTIO 1.2, table 4.1).
 pub(crate) mod reg {
@@ -199,6 +203,12 @@ impl GuestDriver {
             }
         }
         self.driver_ok();
+    }
+
+    /// Whether the queues are in place.
+    #[cfg(fuzzing)]
+    pub(crate) fn is_set_up(&self) -> bool {
+        !self.queues.is_empty()
     }
 
     /// Back to a device that no driver has touched.

@@ -8,7 +8,7 @@ use crate::clock::{Date, Frequency};
 use crate::console::{self, print, println};
 use crate::cpu;
 use crate::topology::Topology;
-use crate::virtio::mmio::{Window, device_name};
+use crate::virtio::{device_name, mmio::Window};
 
 /// How many lines of the memory map and of devices to show.
 const MAX_LINES: usize = 16;
@@ -52,8 +52,8 @@ pub fn run(machine: &Machine) {
         }
         None => println!("  io apic     none at {:#x}", io_apic.address),
     }
-    for window in Window::all(*words).take(MAX_LINES) {
-        virtio(&window);
+    for window in Window::all(machine).take(MAX_LINES) {
+        virtio(window);
     }
     print!("  words       ");
     console::write_text(words.line());
@@ -108,7 +108,7 @@ fn acpi(machine: &Machine) {
     println!();
 }
 
-fn virtio(window: &Window) {
+fn virtio(window: Window) {
     print!("  virtio-mmio {:#x}, irq {}: ", window.address, window.irq);
     match window.identify() {
         Some((version, id)) => println!("{} (device {id}, version {version})", device_name(id)),

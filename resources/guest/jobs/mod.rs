@@ -1,22 +1,27 @@
 //! What the guest can do: one word of the command line, one job.
 
+mod blk;
 mod echo;
 mod exits;
 mod fault;
 mod hello;
 mod interrupts;
 mod mips;
+mod net;
 mod poke;
+mod rng;
 mod smp;
 mod stress;
 mod time;
 mod touch;
 
-use crate::Machine;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::Machine;
 use crate::console::{self, println};
 use crate::cpu::{self, out8};
+use crate::words::Words;
 
 /// The port and the value that a VMM's start-up measurement waits for; the
 /// console's first byte is the same. entry.s has them too.
@@ -33,6 +38,9 @@ pub enum Job {
     Boot,
     Exits(&'static str),
     Memory(&'static str),
+    Blk(&'static str),
+    Net(&'static str),
+    Rng(&'static str),
     Smp,
     Echo,
     Fault(&'static str),
@@ -68,6 +76,9 @@ impl Job {
             _ => match crate::words::split_at_byte(word, b'=')? {
                 ("exits", count) => Job::Exits(count),
                 ("memory", what) => Job::Memory(what),
+                ("blk", what) => Job::Blk(what),
+                ("net", what) => Job::Net(what),
+                ("rng", count) => Job::Rng(count),
                 ("fault", kind) => Job::Fault(kind),
                 _ => return None,
             },
@@ -80,6 +91,9 @@ impl Job {
             Job::Boot => announce(),
             Job::Exits(count) => exits::run(machine, count),
             Job::Memory(what) => touch::run(machine, what),
+            Job::Blk(what) => blk::run(machine, what),
+            Job::Net(what) => net::run(machine, what),
+            Job::Rng(count) => rng::run(machine, count),
             Job::Smp => smp::run(machine),
             Job::Echo => echo::run(),
             Job::Fault(kind) => fault::run(kind),
@@ -109,4 +123,27 @@ fn announce() {
 /// A job's word that makes no sense.
 fn complain(what: &str, word: &str) {
     println!("guest: {what}: `{word}`");
+}
+
+/// The `dev=` word: which of the devices of a kind.
+fn device_index(words: Words) -> usize {
+    words.number("dev").unwrap_or(0) as usize
+}
+
+/// So many a second.
+fn rate(count: u64, nanoseconds: u64) -> u64 {
+    (u128::from(count) * 1_000_000_000 / u128::from(nanoseconds.max(1))) as u64
+}
+
+/// MiB a second, with a decimal.
+struct Mibs {
+    bytes: u64,
+    nanoseconds: u64,
+}
+
+impl fmt::Display for Mibs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = rate(self.bytes.saturating_mul(10), self.nanoseconds) >> 20;
+        write!(f, "{}.{}", tenths / 10, tenths % 10)
+    }
 }

@@ -60,7 +60,7 @@ pub fn run(machine: &Machine, step: usize) {
     odd_accesses(HOLE);
     odd_accesses(HOLE + 0xffd);
     odd_accesses(0xfeff_fffd);
-    for window in Window::all(machine.words) {
+    for window in Window::named(machine.words) {
         virtio(&window);
     }
     console::initialise(false);

@@ -8,7 +8,7 @@ pub mod config;
 use std::io;
 
 use self::config::Entropy;
-use super::{Attach, Chain, Description, Device, Io, OpenError, Served};
+use super::{Attach, Chain, Description, Device, Io, OpenError, Place, Served};
 
 const ID: u32 = 4;
 const QUEUE_SIZE: u16 = 256;
@@ -16,7 +16,7 @@ const QUEUE_SIZE: u16 = 256;
 const MOST: usize = 256;
 
 impl Attach for Entropy {
-    fn open(&self) -> Result<Box<dyn Device>, OpenError> {
+    fn open(&self, _: &Place<'_>) -> Result<Box<dyn Device>, OpenError> {
         Ok(Box::new(Rng))
     }
 }

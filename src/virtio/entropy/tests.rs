@@ -1,8 +1,8 @@
 use super::*;
-use crate::virtio::testing::{GuestDriver, conformance};
+use crate::virtio::testing::{GuestDriver, PLACE, conformance};
 
 fn device() -> Box<dyn Device> {
-    Entropy::default().open().unwrap()
+    Entropy::default().open(&PLACE).unwrap()
 }
 
 #[test]

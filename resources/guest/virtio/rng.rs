@@ -1,0 +1,54 @@
+//! Entropy devices (VIRTIO 1.2, 5.4): one queue, buffers to fill.
+
+use super::dma::Dma;
+use super::mmio::Window;
+use super::queue::{Queue, Segment};
+use super::{Result, device_id};
+use crate::Machine;
+use crate::arena::PAGE;
+use crate::clock::Stopwatch;
+use crate::cpu;
+
+/// How long the device may take for a buffer, in seconds.
+const LIMIT: u64 = 30;
+
+pub struct Entropy {
+    window: Window,
+    queue: Queue,
+    buffer: Dma,
+}
+
+impl Entropy {
+    pub fn start(machine: &mut Machine, index: usize) -> Result<Self> {
+        let window = Window::find(machine, device_id::ENTROPY, index)?;
+        let features = window.negotiate(super::ring_features(machine.words))?;
+        let queue = Queue::new(window, 0, features, 1, 1, &mut machine.arena)?;
+        let buffer = Dma::zeroed(&mut machine.arena, PAGE)?;
+        window.go()?;
+        Ok(Entropy { window, queue, buffer })
+    }
+
+    /// Reads up to so many bytes, at most a page; returns those that came.
+    pub fn read(&mut self, most: u64) -> Result<Dma> {
+        let most = most.clamp(1, PAGE);
+        let segment = Segment::writable(self.buffer.address(), most as u32);
+        self.queue.offer(0, [segment].into_iter());
+        self.queue.publish();
+        let watch = Stopwatch::start();
+        loop {
+            match self.queue.take()? {
+                Some(used) if used.length == 0 || u64::from(used.length) > most => {
+                    return Err("the device says that it wrote nothing or too much");
+                }
+                Some(used) => return Ok(self.buffer.part(0, used.length.into())),
+                None if watch.seconds() >= LIMIT => return Err("the device does not finish a request"),
+                None => cpu::pause(),
+            }
+        }
+    }
+
+    /// Resets the device: from now on it has none of our memory.
+    pub fn stop(&self) -> Result<()> {
+        self.window.reset()
+    }
+}
