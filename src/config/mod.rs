@@ -5,6 +5,7 @@ mod boot_mode;
 mod console;
 mod devices;
 mod options;
+mod rate;
 mod size;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ pub use console::{Console, ParseConsoleError};
 pub(crate) use devices::with_devices;
 pub use devices::{DeviceConfig, Devices, device_name};
 pub use options::{ParseOptionsError, parse_options};
+pub use rate::{Limit, ParseRateError, Rate};
 pub use size::{ParseSizeError, Size};
 
 /// Most vCPUs: 8-bit local APIC ids, of which 255 is the broadcast address.
