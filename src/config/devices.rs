@@ -14,6 +14,8 @@ macro_rules! with_devices {
         $then! {
             entropy: crate::virtio::entropy::config::Entropy,
                 "Random numbers of the host's, as the guest's /dev/hwrng.";
+            net: crate::virtio::net::config::Net,
+                "A network interface on a tap of the host's: tap[=NAME],fd=N,ip=,mac=,mtu=,queues=,rate=,offload=,id=,iothread=.";
         }
     };
 }

@@ -36,7 +36,7 @@ fn a_configuration_survives_toml_and_json() {
         bare_cmdline: true,
         boot: BootMode::Linux64,
         console: Console::File("log".into()),
-        devices: Devices { entropy: vec![Entropy::default()] },
+        devices: Devices { entropy: vec![Entropy::default()], ..Devices::default() },
         stats: true,
     };
     let text = toml::to_string(&config).unwrap();

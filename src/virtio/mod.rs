@@ -14,6 +14,7 @@ pub mod config_space;
 pub mod device;
 pub mod entropy;
 pub mod iovec;
+pub mod net;
 pub mod queue;
 pub mod rate;
 pub mod status;

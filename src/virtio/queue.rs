@@ -259,7 +259,8 @@ impl VirtQueue {
     /// Whether the driver wants to be told that the used ring's index went from `before` to `used`
     /// (VIRTIO 1.2, section 2.7.7).
     fn wants_signal(&self, before: u16, used: u16) -> Result<bool, GuestMemoryError> {
-        let word = |at| self.memory.read_obj::<u16>(GuestAddress(self.queue.avail_ring() + at)).map(u16::from_le);
+        let word =
+            |at| self.memory.read_obj::<u16>(GuestAddress(self.queue.avail_ring() + at)).map(u16::from_le);
         if self.queue.event_idx_enabled() {
             let event = word(4 + 2 * u64::from(self.size()))?;
             Ok(used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(before))
