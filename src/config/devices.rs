@@ -22,6 +22,8 @@ macro_rules! with_devices {
                 "Takes memory from the guest and gives it back, at the start and while it runs.";
             vsock: crate::virtio::vsock::config::Vsock,
                 "Sockets between the guest (cid=3 and up) and the host (the Unix socket uds=PATH, and PATH_P for port P).";
+            net: crate::virtio::net::config::Net,
+                "A network interface on a tap of the host's: tap[=NAME],fd=N,ip=,mac=,mtu=,queues=,rate=,offload=,id=,iothread=.";
         }
     };
 }

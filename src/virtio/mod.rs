@@ -17,6 +17,7 @@ pub mod console;
 pub mod device;
 pub mod entropy;
 pub mod iovec;
+pub mod net;
 pub mod queue;
 pub mod rate;
 pub mod status;
