@@ -61,4 +61,17 @@ impl Arena {
         unsafe { (start as *mut u8).write_bytes(0, (count * PAGE) as usize) };
         Some(start)
     }
+
+    /// Pages full of zeroes, the last ones of this memory.
+    pub fn zeroed_last(&mut self, count: u64) -> Option<u64> {
+        let start = self.end.checked_sub(count.checked_mul(PAGE)?)?;
+        if start < self.next {
+            return None;
+        }
+        paging::reach(self.end);
+        self.end = start;
+        // SAFETY: these pages are RAM, mapped, and nobody else's.
+        unsafe { (start as *mut u8).write_bytes(0, (count * PAGE) as usize) };
+        Some(start)
+    }
 }
