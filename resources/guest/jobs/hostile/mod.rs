@@ -29,6 +29,8 @@ struct Attack {
     random: Random,
 }
 
+// Its stack frame is no other job's.
+#[inline(never)]
 pub fn run(machine: &mut Machine, what: &'static str) {
     if what != "hostile" {
         return super::complain("virtio= knows hostile", what);
