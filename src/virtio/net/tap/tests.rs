@@ -185,6 +185,12 @@ fn is_sound(frame: &[u8]) -> bool {
     fold(&[&pseudo, segment].concat()) == 0xffff
 }
 
+/// Sets the device up, and waits until the tap is.
+fn set_up(driver: &mut GuestDriver, features: u64) {
+    driver.set_up(features);
+    driver.settle();
+}
+
 fn offer(driver: &mut GuestDriver, queue: usize, count: usize) {
     for _ in 0..count {
         driver.offer(queue, &[], &[1536]);
@@ -231,7 +237,7 @@ fn frames_pass_a_tap_both_ways() {
             let (mut driver, host) = driver(word);
             let all = driver.offered();
             for features in [0, all & !features::MQ] {
-                driver.set_up(features);
+                set_up(&mut driver, features);
                 offer(&mut driver, RX, 50);
                 for payload in [0, 6, 1446] {
                     host.send(Header::default(), &tcp(payload));
@@ -252,7 +258,7 @@ fn large_segments_pass_in_one_piece() {
         let (mut driver, host) = driver("tap");
         let all = driver.offered();
         for ring in [0, feature::RING_EVENT_IDX | feature::RING_INDIRECT_DESC] {
-            driver.set_up(all & !feature::OF_TRANSPORT | ring);
+            set_up(&mut driver, all & !feature::OF_TRANSPORT | ring);
             offer(&mut driver, RX, 100);
             for payload in [1401, 20_000, 65_000] {
                 host.send(SEGMENTS, &tcp(payload));
@@ -276,13 +282,13 @@ fn the_host_cuts_segments_for_a_driver_that_takes_none() {
         let (mut driver, host) = driver("tap");
         let offloads = features::GUEST_CSUM | features::GUEST_TSO4;
         let control = features::CTRL_VQ | features::CTRL_GUEST_OFFLOADS;
-        driver.set_up(offloads | control);
+        set_up(&mut driver, offloads | control);
         // One without offloads, one that switches them off as it goes, and one that may not.
         assert_eq!(driver.request(2, &[&[5, 0], &0_u64.to_le_bytes()], &[1]).1, [0]);
         for features in [None, Some(0), Some(features::GUEST_TSO4)] {
             if let Some(features) = features {
                 driver.reset();
-                driver.set_up(features);
+                set_up(&mut driver, features);
             }
             offer(&mut driver, RX, 10);
             host.send(SEGMENTS, &tcp(2900));
@@ -299,7 +305,7 @@ fn the_host_cuts_segments_for_a_driver_that_takes_none() {
 fn headers_that_lie_are_dropped() {
     in_namespace(|| {
         let (mut driver, host) = driver("tap");
-        driver.set_up(features::CSUM | features::HOST_TSO4);
+        set_up(&mut driver, features::CSUM | features::HOST_TSO4);
         let lies = [
             Header { hdr_len: u16::MAX, ..SEGMENTS },
             Header { csum_start: u16::MAX, ..SEGMENTS },
@@ -319,7 +325,7 @@ fn headers_that_lie_are_dropped() {
 fn a_flood_waits_or_is_lost_but_stays_in_order() {
     in_namespace(|| {
         let (mut driver, host) = driver("tap");
-        driver.set_up(features::MRG_RXBUF);
+        set_up(&mut driver, features::MRG_RXBUF);
         for payload in 0..1400 {
             host.send(Header::default(), &tcp(payload));
         }
@@ -336,7 +342,7 @@ fn queues_of_a_tap_come_and_go() {
         let (mut driver, host) = driver("tap,queues=4");
         let control = 8;
         for _ in 0..2 {
-            driver.set_up(features::MQ | features::CTRL_VQ);
+            set_up(&mut driver, features::MQ | features::CTRL_VQ);
             for pairs in [4_u16, 4, 2, 1, 3] {
                 let answer = driver.request(control, &[&[4, 0], &pairs.to_le_bytes()], &[1]).1;
                 assert_eq!(answer, [0], "{pairs}");
@@ -357,7 +363,7 @@ fn queues_of_a_tap_come_and_go() {
 fn a_tap_that_goes_away_is_a_link_that_is_down() {
     in_namespace(|| {
         let (mut driver, _host) = driver("tap=gone");
-        driver.set_up(features::STATUS);
+        set_up(&mut driver, features::STATUS);
         offer(&mut driver, RX, 4);
         match Command::new("ip").args(["link", "del", "gone"]).status() {
             Ok(status) => assert!(status.success()),
@@ -425,7 +431,7 @@ fn descriptors_of_a_tap_become_a_device() {
         drop(tap);
         let device = super::super::device(&Net { queues: 2, ..Net::default() }, fds).unwrap();
         let mut driver = GuestDriver::new(Box::new(device));
-        driver.set_up(0);
+        set_up(&mut driver, 0);
         send(&mut driver, Header::default(), &tcp(5));
         assert_eq!(host.receive().1, tcp(5));
     });
