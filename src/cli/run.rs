@@ -12,9 +12,10 @@ use super::devices::DeviceArgs;
 use super::report::Report;
 use super::signals::{Signals, Woken};
 use super::terminal;
-use crate::config::{BootMode, Console, MAX_CPUS, MachineConfig, Size};
+use crate::config::{BootMode, Console, MAX_CPUS, MachineConfig, Size, parse_options};
 use crate::machine::Builder;
 use crate::timeline::{Phase, Timeline};
+use crate::virtio::block::config::Disk;
 
 /// The options of a machine: each overrides the configuration file's field of the same name.
 #[derive(Args, Debug, Default)]
@@ -49,6 +50,9 @@ pub(super) struct MachineArgs {
     /// Count exits by kind and port or address, and print them at the end.
     #[arg(long)]
     stats: bool,
+    /// The disk with the guest's root file system: as --disk, and the kernel is told; the first disk.
+    #[arg(long, value_name = "KEY=VALUE,..", value_parser = parse_options::<Disk>, help_heading = "Devices")]
+    root: Option<Disk>,
     #[command(flatten, next_help_heading = "Devices")]
     devices: DeviceArgs,
 }
@@ -66,6 +70,10 @@ impl MachineArgs {
             Some(path) => MachineConfig::from_file(path)?,
             None => MachineConfig::default(),
         };
+        let mut devices = self.devices.over(base.devices);
+        if let Some(disk) = self.root {
+            devices.disk.insert(0, Disk { root: true, ..disk });
+        }
         let config = MachineConfig {
             cpus: self.cpus.unwrap_or(base.cpus),
             memory: self.memory.unwrap_or(base.memory),
@@ -75,7 +83,7 @@ impl MachineArgs {
             bare_cmdline: self.bare_cmdline || base.bare_cmdline,
             boot: self.boot.unwrap_or(base.boot),
             console: self.console.unwrap_or(base.console),
-            devices: self.devices.over(base.devices),
+            devices,
             stats: self.stats || base.stats,
         };
         config.validate()?;

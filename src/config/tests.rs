@@ -1,4 +1,5 @@
 use super::*;
+use crate::virtio::block::config::Disk;
 use crate::virtio::entropy::config::Entropy;
 
 #[test]
@@ -36,7 +37,11 @@ fn a_configuration_survives_toml_and_json() {
         bare_cmdline: true,
         boot: BootMode::Linux64,
         console: Console::File("log".into()),
-        devices: Devices { entropy: vec![Entropy::default()], ..Devices::default() },
+        devices: Devices {
+            disk: vec![Disk { readonly: true, ..Disk::new("disk.img") }],
+            entropy: vec![Entropy::default()],
+            ..Devices::default()
+        },
         stats: true,
     };
     let text = toml::to_string(&config).unwrap();

@@ -115,6 +115,12 @@ impl VirtQueue {
         self.queue.size()
     }
 
+    /// Whether the driver uses the queue: it has enabled it, and its ring still makes sense.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.closed
+    }
+
     /// Chains that the device has kept.
     #[must_use]
     pub fn in_flight(&self) -> u16 {

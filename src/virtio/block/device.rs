@@ -1,0 +1,321 @@
+//! The block device (VIRTIO 1.2, section 5.2): requests to an engine and its results back.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::engine::{Completion, Engine, Operation};
+use super::image::{Image, SECTOR};
+use super::request::{ID_LEN, Limits, MAX_RANGE_SECTORS, Request, Status, Task};
+use crate::memory::GuestMemory;
+use crate::virtio::iovec::IoVecs;
+use crate::virtio::rate::Limiter;
+use crate::virtio::{Command, CommandError, ConfigSpace, Description, Device, Io, Served};
+
+const ID: u32 = 2;
+const QUEUE_SIZE: u16 = 256;
+
+/// Feature bits (section 5.2.3).
+mod feature {
+    pub(super) const SEG_MAX: u64 = 1 << 2;
+    pub(super) const RO: u64 = 1 << 5;
+    pub(super) const BLK_SIZE: u64 = 1 << 6;
+    pub(super) const FLUSH: u64 = 1 << 9;
+    pub(super) const MQ: u64 = 1 << 12;
+    pub(super) const DISCARD: u64 = 1 << 13;
+    pub(super) const WRITE_ZEROES: u64 = 1 << 14;
+}
+
+/// Tokens of the descriptors.
+const ENGINE: u32 = 0;
+const TIMER: u32 = 1;
+
+/// A request that the engine has.
+struct InFlight {
+    queue: usize,
+    head: u16,
+    status: IoVecs,
+    /// Bytes for the driver when it succeeds, the status included.
+    written: u32,
+    /// A write that the driver counts as safe when it is done, as it knows no flushes.
+    flush_next: bool,
+}
+
+/// The device.
+pub(super) struct Block {
+    name: String,
+    image: Image,
+    engine: Box<dyn Engine>,
+    serial: [u8; ID_LEN],
+    queues: u16,
+    limiter: Option<(Limiter, TimerFd)>,
+    /// Requests that the engine has, by token, and the tokens that are free.
+    in_flight: Vec<Option<InFlight>>,
+    free: Vec<usize>,
+    /// Whether the driver flushes; without that, a write has to be safe when it is done.
+    driver_flushes: bool,
+    failures: u64,
+    /// Keeps the buffers of what is in flight.
+    memory: Option<GuestMemory>,
+}
+
+impl Block {
+    pub(super) fn new(
+        name: String,
+        image: Image,
+        serial: &str,
+        queues: u16,
+        limiter: Option<(Limiter, TimerFd)>,
+    ) -> Result<Self, super::image::Error> {
+        let mut bytes = [0; ID_LEN];
+        bytes.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
+        Ok(Self {
+            name,
+            engine: image.start_engine()?,
+            image,
+            serial: bytes,
+            queues: queues.max(1),
+            limiter,
+            in_flight: Vec::new(),
+            free: Vec::new(),
+            driver_flushes: false,
+            failures: 0,
+            memory: None,
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            capacity: self.image.capacity(),
+            block_size: self.image.block_size(),
+            readonly: self.image.readonly(),
+        }
+    }
+
+    /// The configuration space (section 5.2.4).
+    fn config(&self) -> Vec<u8> {
+        let mut bytes = self.image.capacity().to_le_bytes().to_vec();
+        bytes.extend(0_u32.to_le_bytes()); // size_max: none
+        bytes.extend((u32::from(QUEUE_SIZE) - 2).to_le_bytes()); // seg_max: header and status take two
+        bytes.extend([0; 4]); // geometry: none
+        bytes.extend(self.image.block_size().to_le_bytes());
+        bytes.extend([0; 10]); // topology and writeback: not offered
+        bytes.extend(self.queues.to_le_bytes());
+        // The same for DISCARD and WRITE_ZEROES: most sectors, most segments, then the alignment of a
+        // DISCARD or whether a WRITE_ZEROES may unmap.
+        let alignment = self.image.block_size() / SECTOR;
+        for word in [MAX_RANGE_SECTORS, 1, alignment, MAX_RANGE_SECTORS, 1, 1] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Takes what is in a queue, as far as the limit allows it.
+    fn take(&mut self, index: usize, io: &mut Io<'_>) {
+        let Some(queue) = io.queues.get_mut(index) else { return };
+        let limits = self.limits();
+        queue.drain(|chain| {
+            let Some(Request { task, status, room }) = Request::parse(chain, limits) else {
+                return Served::Done(0);
+            };
+            match task {
+                Task::Operation(operation) => {
+                    if !self.passes(&operation) {
+                        return Served::Stop;
+                    }
+                    let flush_next = !self.driver_flushes && operation.writes();
+                    let written = 1 + if matches!(operation, Operation::Read { .. }) { room } else { 0 };
+                    let head = chain.head();
+                    let token = self.keep(InFlight { queue: index, head, status, written, flush_next });
+                    self.engine.submit(token, operation);
+                    Served::Deferred
+                }
+                Task::GetId(room) => {
+                    let copied = u32::try_from(room.copy_from(&self.serial)).unwrap_or_default();
+                    answer(&status, Status::Ok);
+                    Served::Done(copied + 1)
+                }
+                Task::Refuse(reason) => {
+                    answer(&status, reason);
+                    Served::Done(1)
+                }
+            }
+        });
+        if let Err(error) = self.engine.kick() {
+            self.lost(&error, io);
+        }
+        self.finish(io);
+    }
+
+    /// Whether the limit lets an operation pass now; otherwise the timer says when to look again.
+    fn passes(&mut self, operation: &Operation) -> bool {
+        let Some((limiter, timer)) = &mut self.limiter else { return true };
+        let (_, bytes) = operation.extent();
+        match limiter.take(bytes, 1, Instant::now()) {
+            Ok(()) => true,
+            Err(wait) => {
+                if let Err(error) = timer.reset(wait, None) {
+                    log::warn!("{}: no timer, so no limit: {error}", self.name);
+                    self.limiter = None;
+                    return true;
+                }
+                false
+            }
+        }
+    }
+
+    fn keep(&mut self, request: InFlight) -> u64 {
+        let token = self.free.pop().unwrap_or_else(|| {
+            self.in_flight.push(None);
+            self.in_flight.len() - 1
+        });
+        if let Some(slot) = self.in_flight.get_mut(token) {
+            *slot = Some(request);
+        }
+        token as u64
+    }
+
+    /// Hands on what the engine has done.
+    fn finish(&mut self, io: &mut Io<'_>) {
+        let mut done = Vec::new();
+        loop {
+            if let Err(error) = self.engine.completions(&mut done) {
+                self.lost(&error, io);
+            }
+            if done.is_empty() {
+                break;
+            }
+            for completion in done.drain(..) {
+                self.complete(completion, io);
+            }
+            // Flushes that follow writes.
+            if let Err(error) = self.engine.kick() {
+                self.lost(&error, io);
+            }
+        }
+        io.queues.iter_mut().for_each(crate::virtio::VirtQueue::signal);
+    }
+
+    fn complete(&mut self, completion: Completion, io: &mut Io<'_>) {
+        let Completion { token, result } = completion;
+        let Some(slot) = usize::try_from(token).ok().and_then(|token| self.in_flight.get_mut(token)) else {
+            return;
+        };
+        let Some(request) = slot.as_mut() else { return };
+        if result.is_ok() && std::mem::take(&mut request.flush_next) {
+            self.engine.submit(token, Operation::Flush);
+            return;
+        }
+        let Some(InFlight { queue, head, status, written, .. }) = slot.take() else { return };
+        self.free.extend(usize::try_from(token));
+        let written = match result {
+            Ok(_) => {
+                answer(&status, Status::Ok);
+                written
+            }
+            Err(error) => {
+                self.failed(&error);
+                answer(&status, Status::IoError);
+                1
+            }
+        };
+        if let Some(queue) = io.queue(queue) {
+            queue.complete(head, written);
+        }
+    }
+
+    /// Says that the host cannot: each time at first, ever more seldom later.
+    fn failed(&mut self, error: &io::Error) {
+        self.failures += 1;
+        if self.failures.is_power_of_two() {
+            let path = self.image.path().display();
+            log::warn!("{}: {path}: {error} (failure {} of this disk)", self.name, self.failures);
+        }
+    }
+
+    /// The engine itself has failed: nothing can be done until someone makes a new one.
+    fn lost(&mut self, error: &io::Error, io: &Io<'_>) {
+        self.failed(error);
+        io.needs_reset();
+    }
+}
+
+fn answer(status: &IoVecs, value: Status) {
+    status.copy_from(&[value as u8]);
+}
+
+impl Device for Block {
+    fn describe(&self) -> Description {
+        let always = feature::SEG_MAX | feature::BLK_SIZE | feature::FLUSH;
+        let of_access =
+            if self.image.readonly() { feature::RO } else { feature::DISCARD | feature::WRITE_ZEROES };
+        let of_queues = if self.queues > 1 { feature::MQ } else { 0 };
+        Description {
+            id: ID,
+            features: always | of_access | of_queues,
+            queue_sizes: vec![QUEUE_SIZE; self.queues.into()],
+            config: ConfigSpace::new(self.config(), 0..0),
+        }
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.driver_flushes = features & feature::FLUSH != 0;
+    }
+
+    fn start(&mut self, io: &mut Io<'_>) {
+        self.memory = Some(io.memory.clone());
+        if let Some(fd) = self.engine.fd() {
+            io.watch(fd.as_raw_fd(), ENGINE, EventSet::IN);
+        }
+        if let Some((_, timer)) = &self.limiter {
+            io.watch(timer.as_raw_fd(), TIMER, EventSet::IN);
+        }
+    }
+
+    fn queue_event(&mut self, queue: usize, io: &mut Io<'_>) {
+        self.take(queue, io);
+    }
+
+    fn fd_event(&mut self, token: u32, _: EventSet, io: &mut Io<'_>) {
+        if token == ENGINE {
+            self.finish(io);
+        } else if let Some((_, timer)) = &mut self.limiter {
+            let _ = timer.wait();
+            (0..io.queues.len()).for_each(|queue| self.take(queue, io));
+        }
+    }
+
+    fn command(&mut self, command: &Command, io: &mut Io<'_>) -> Result<(), CommandError> {
+        let Command::DiskResized = command else { return Err(CommandError::Unknown(*command)) };
+        let capacity = self.image.refresh_size().map_err(|error| CommandError::Refused(error.to_string()))?;
+        io.config.update(0, &capacity.to_le_bytes());
+        io.config_changed();
+        Ok(())
+    }
+
+    fn stop(&mut self, io: &mut Io<'_>) {
+        if let Err(error) = self.engine.wait_all() {
+            self.lost(&error, io);
+        }
+        self.finish(io);
+        // Flushes that followed writes.
+        while self.engine.pending() > 0 {
+            if let Err(error) = self.engine.wait_all() {
+                self.lost(&error, io);
+                break;
+            }
+            self.finish(io);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.in_flight.clear();
+        self.free.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;
