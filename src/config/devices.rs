@@ -13,17 +13,17 @@ macro_rules! with_devices {
     ($then:ident) => {
         $then! {
             disk: crate::virtio::block::config::Disk,
-                "A disk: path=FILE[,readonly][,format=raw|qcow2][,overlay=temp|FILE][,engine=io_uring|threads|sync]..";
-            entropy: crate::virtio::entropy::config::Entropy,
-                "Random numbers of the host's, as the guest's /dev/hwrng.";
-            virtio_console: crate::virtio::console::config::Console,
-                "A console beside the serial one, the guest's /dev/hvc0; where=pty, off, file:PATH or stdio.";
-            balloon: crate::virtio::balloon::config::Balloon,
-                "Takes memory from the guest and gives it back, at the start and while it runs.";
-            vsock: crate::virtio::vsock::config::Vsock,
-                "Sockets between the guest (cid=3 and up) and the host (the Unix socket uds=PATH, and PATH_P for port P).";
+                "A disk: path=FILE[,readonly][,format=raw|qcow2][,overlay=temp|FILE][,engine=io_uring|threads|sync][,direct][,cache=..][,rate=..]";
             net: crate::virtio::net::config::Net,
-                "A network interface on a tap of the host's: tap[=NAME],fd=N,ip=,mac=,mtu=,queues=,rate=,offload=,id=,iothread=.";
+                "A network interface: tap[=NAME][,ip=10.0.0.1/24][,mac=ADDRESS][,mtu=N][,queues=N][,rate=..][,offload=off] or fd=N";
+            vsock: crate::virtio::vsock::config::Vsock,
+                "Sockets between the guest and the host: cid=3,uds=PATH; PATH_P is the host's port P";
+            entropy: crate::virtio::entropy::config::Entropy,
+                "Random numbers of the host's, the guest's /dev/hwrng: [rate=..]";
+            balloon: crate::virtio::balloon::config::Balloon,
+                "Takes memory from the guest and gives it back: [target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting][,hinting]";
+            virtio_console: crate::virtio::console::config::Console,
+                "A console beside the serial one, the guest's /dev/hvc0: where=pty|off|file:PATH|stdio";
         }
     };
 }

@@ -27,6 +27,9 @@ pub enum Error {
     /// The host has no taps.
     #[error("there is no {TUN}: load its module with `modprobe tun`")]
     NoTun(#[source] io::Error),
+    /// The user may not even ask for one.
+    #[error("no permission to open {TUN}: use sudo, or have root run `chmod 666 {TUN}` once")]
+    DeniedTun(#[source] io::Error),
     /// The device cannot be opened.
     #[error("cannot open {TUN}")]
     OpenTun(#[source] io::Error),
@@ -169,6 +172,9 @@ impl AttachError {
     fn of(self, name: &str, made: bool, multi_queue: bool) -> Error {
         let source = match self {
             Self::Open(error) if error.kind() == io::ErrorKind::NotFound => return Error::NoTun(error),
+            Self::Open(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Error::DeniedTun(error);
+            }
             Self::Open(error) => return Error::OpenTun(error),
             Self::Attach(error) => error,
         };
@@ -259,3 +265,6 @@ fn make_non_blocking(fd: RawFd) -> io::Result<()> {
     // SAFETY: as above.
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) })
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,7 @@ fn set_up(word: &str, features: u64) -> (GuestDriver, UnixDatagram) {
 
 /// A frame, header and all, that can be told from others.
 fn frame(len: usize, seed: u8) -> Vec<u8> {
-    let body = (HEADER..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed));
+    let body = (HEADER..len).map(|at| at.to_le_bytes()[0].wrapping_mul(31).wrapping_add(seed));
     PLAIN.into_iter().chain(body).collect()
 }
 
@@ -122,8 +122,8 @@ fn a_frame_takes_as_many_chains_as_it_needs() {
     for features in [0, feature::OF_TRANSPORT] {
         let (mut driver, socket) = set_up("", features | features::MRG_RXBUF);
         offer(&mut driver, 100, 1536);
-        for (len, chains) in [(60, 1), (1536, 1), (1537, 2), (FRAME, 43), (61, 1), (30_000, 20)] {
-            let sent = frame(len, chains as u8);
+        for (len, chains) in [(60, 1_u16), (1536, 1), (1537, 2), (FRAME, 43), (61, 1), (30_000, 20)] {
+            let sent = frame(len, chains.to_le_bytes()[0]);
             socket.send(&sent).unwrap();
             assert_eq!(wait_frame(&mut driver), (delivered(&sent, chains), chains), "{len}");
         }
