@@ -47,7 +47,9 @@ const TIMER: u32 = 2;
 
 /// Why a console cannot be.
 #[derive(Debug, Error)]
-enum Error {
+#[non_exhaustive]
+pub enum Error {
+    /// No timer to be had.
     #[error("cannot make the console's timer")]
     Timer(#[source] io::Error),
 }
@@ -109,7 +111,7 @@ impl Console {
     ///
     /// # Errors
     /// The host gives no timer, which one on a pseudo-terminal needs.
-    pub fn new(name: &str, streams: Streams) -> Result<Self, OpenError> {
+    pub fn new(name: &str, streams: Streams) -> Result<Self, Error> {
         let reader = match &streams.pty {
             Some(_) => {
                 let patience = TimerFd::new().map_err(|error| Error::Timer(error.into()))?;
@@ -133,8 +135,8 @@ impl Console {
 
     /// Has somebody told, once, when the output stream breaks. What the guest sends then is thrown away.
     #[must_use]
-    pub fn on_output_lost(mut self, tell: OnLost) -> Self {
-        self.on_output_lost = Some(tell);
+    pub fn on_output_lost(mut self, tell: impl FnOnce(&io::Error) + Send + 'static) -> Self {
+        self.on_output_lost = Some(Box::new(tell));
         self
     }
 

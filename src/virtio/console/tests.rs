@@ -155,7 +155,7 @@ fn input_comes_from_a_regular_file_too() {
 fn output_that_breaks_is_told_once_and_holds_nothing_up() {
     let (device, from_guest, _to_guest) = on_pipes();
     let (tell, told) = channel();
-    let device = device.on_output_lost(Box::new(move |error| tell.send(error.kind()).unwrap()));
+    let device = device.on_output_lost(move |error| tell.send(error.kind()).unwrap());
     let mut driver = set_up(device);
     drop(from_guest);
     for _ in 0..3 {
