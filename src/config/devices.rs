@@ -17,7 +17,7 @@ macro_rules! with_devices {
             entropy: crate::virtio::entropy::config::Entropy,
                 "Random numbers of the host's, as the guest's /dev/hwrng.";
             vsock: crate::virtio::vsock::config::Vsock,
-                "Sockets between the guest (cid=3 and up) and the host (the Unix socket uds=PATH, and PATH_P for port P).";
+                "Sockets between guest and host: cid=N,uds=PATH; the guest's port P is reached by CONNECT P at PATH, the host's is PATH_P.";
         }
     };
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::virtio::block::config::Disk;
 use crate::virtio::entropy::config::Entropy;
+use crate::virtio::vsock::config::Vsock;
 
 #[test]
 fn sizes_are_read_and_written_alike() {
@@ -40,6 +41,7 @@ fn a_configuration_survives_toml_and_json() {
         devices: Devices {
             disk: vec![Disk { readonly: true, ..Disk::new("disk.img") }],
             entropy: vec![Entropy::default()],
+            vsock: vec![Vsock { cid: 3, uds: "vm.vsock".into(), id: Some("sockets".into()), iothread: None }],
         },
         stats: true,
     };
