@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 /// The modules, lowest floor first; those of one floor do not use each other.
 const FLOORS: [&[&str]; 8] = [
     &["config", "timeline"],
-    &["memory", "event"],
+    &["memory", "event", "streams"],
     &["bus", "irq", "hypervisor"],
     &["boot", "devices", "vcpu", "virtio"],
     &["console"],
     &["machine"],
-    &["doctor"],
+    &["control", "doctor"],
     &["cli"],
 ];
 

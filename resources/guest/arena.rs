@@ -61,4 +61,29 @@ impl Arena {
         unsafe { (start as *mut u8).write_bytes(0, (count * PAGE) as usize) };
         Some(start)
     }
+
+    /// A slice of such values, for those who know when it is taken back.
+    pub fn slice<T: Copy>(&mut self, count: usize, value: T) -> Option<&'static mut [T]> {
+        let bytes = count.checked_mul(size_of::<T>())? as u64;
+        let start = self.pages(bytes.div_ceil(PAGE))? as *mut T;
+        for index in 0..count {
+            // SAFETY: these pages are RAM, mapped, aligned, and nobody else's.
+            unsafe { start.add(index).write(value) };
+        }
+        // SAFETY: as above, and now they are filled.
+        Some(unsafe { core::slice::from_raw_parts_mut(start, count) })
+    }
+
+    /// Pages full of zeroes, the last ones of this memory.
+    pub fn zeroed_last(&mut self, count: u64) -> Option<u64> {
+        let start = self.end.checked_sub(count.checked_mul(PAGE)?)?;
+        if start < self.next {
+            return None;
+        }
+        paging::reach(self.end);
+        self.end = start;
+        // SAFETY: these pages are RAM, mapped, and nobody else's.
+        unsafe { (start as *mut u8).write_bytes(0, (count * PAGE) as usize) };
+        Some(start)
+    }
 }

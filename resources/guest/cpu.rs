@@ -138,6 +138,36 @@ pub fn mmio_write32(address: u32, value: u32) {
     }
 }
 
+/// Writes 1, 2, 4 or 8 bytes to a device below 4 GiB, at any address.
+pub fn mmio_write(address: u32, width: u32, value: u64) {
+    let at = u64::from(address);
+    paging::reach(at + 8);
+    // SAFETY: the address is mapped and is a device's.
+    unsafe {
+        match width {
+            1 => asm!("mov [{0}], al", in(reg) at, in("rax") value, options(nostack, preserves_flags)),
+            2 => asm!("mov [{0}], ax", in(reg) at, in("rax") value, options(nostack, preserves_flags)),
+            4 => asm!("mov [{0}], eax", in(reg) at, in("rax") value, options(nostack, preserves_flags)),
+            _ => asm!("mov [{0}], rax", in(reg) at, in("rax") value, options(nostack, preserves_flags)),
+        }
+    }
+}
+
+/// Reads so many bytes of a device below 4 GiB, for the sake of reading.
+pub fn mmio_read(address: u32, width: u32) {
+    let at = u64::from(address);
+    paging::reach(at + 8);
+    // SAFETY: the address is mapped and is a device's.
+    unsafe {
+        match width {
+            1 => asm!("mov al, [{0}]", in(reg) at, out("rax") _, options(nostack, preserves_flags)),
+            2 => asm!("mov ax, [{0}]", in(reg) at, out("rax") _, options(nostack, preserves_flags)),
+            4 => asm!("mov eax, [{0}]", in(reg) at, out("rax") _, options(nostack, preserves_flags)),
+            _ => asm!("mov rax, [{0}]", in(reg) at, out("rax") _, options(nostack, preserves_flags)),
+        }
+    }
+}
+
 pub fn tsc() -> u64 {
     // SAFETY: CR4.TSD is clear.
     unsafe { _rdtsc() }

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
 use super::terminal;
-use crate::config::Console;
-use crate::console::{Input, Streams};
+use crate::config::{Console, MachineConfig, device_name};
 use crate::machine::StopHandle;
+use crate::streams::{Input, Streams};
 
 const CTRL_A: u8 = 1;
 
@@ -31,9 +31,16 @@ impl LateStop {
     }
 }
 
+/// Takes the virtio console that is to be on standard input and output out of a configuration; its name.
+pub(super) fn take_virtio(config: &mut MachineConfig) -> Option<String> {
+    let consoles = &mut config.devices.virtio_console;
+    let index = consoles.iter().position(|console| console.stream == Console::Stdio)?;
+    Some(device_name("virtio_console", index, &consoles.remove(index)))
+}
+
 /// Standard input and output as a machine's console. On a terminal there is an escape key, which
 /// stops the machine.
-pub(super) fn stdio(stop: &LateStop) -> Result<Streams, crate::console::Error> {
+pub(super) fn stdio(stop: &LateStop) -> Result<Streams, crate::streams::Error> {
     let mut streams = Streams::open(&Console::Stdio)?;
     if !io::stdin().is_terminal() {
         return Ok(streams);
@@ -145,30 +152,28 @@ impl Loss {
     }
 }
 
-/// The console's output as a machine's fate: without standard output there is no use in running
-/// on, without a file or a pseudo-terminal there is.
+/// A console's output as a machine's fate: without standard output there is no use in running on,
+/// without a file or a pseudo-terminal there is.
 #[derive(Clone)]
 pub(super) struct OutputWatch {
-    /// Whether the console is standard output.
-    on_stdout: bool,
     stop: LateStop,
     loss: Arc<OnceLock<Loss>>,
 }
 
 impl OutputWatch {
-    pub(super) fn new(on_stdout: bool, stop: LateStop) -> Self {
-        Self { on_stdout, stop, loss: Arc::default() }
+    pub(super) fn new(stop: LateStop) -> Self {
+        Self { stop, loss: Arc::default() }
     }
 
-    /// What the console calls when its output is lost.
-    pub(super) fn teller(&self) -> impl FnOnce(&io::Error) + Send + 'static {
+    /// What a console, perhaps the one on standard output, calls when its output is lost.
+    pub(super) fn teller(&self, on_stdout: bool) -> impl FnOnce(&io::Error) + Send + 'static {
         let this = self.clone();
         move |error| {
             let loss = Loss::of(error);
-            if !this.on_stdout || loss == Loss::Failed {
+            if !on_stdout || loss == Loss::Failed {
                 terminal::note(&format!("the console's output is lost: {error}"));
             }
-            if this.on_stdout {
+            if on_stdout {
                 let _ = this.loss.set(loss);
                 this.stop.stop();
             }

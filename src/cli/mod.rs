@@ -5,6 +5,7 @@
 
 mod config;
 mod console;
+mod ctl;
 mod devices;
 mod doctor;
 mod documents;
@@ -53,6 +54,8 @@ enum Command {
     Run(run::Run),
     /// Print the configuration that `run` would use with the same options, as TOML or JSON.
     Config(config::Config),
+    /// Ask a running machine for something.
+    Ctl(ctl::Ctl),
     /// Say what this host can do for microVMs, and what it lacks.
     Doctor(doctor::Doctor),
     /// Print a shell's completions.
@@ -131,6 +134,7 @@ pub fn main(process_start: Instant) -> ExitCode {
     let done = match cli.command {
         Command::Run(run) => run.run(process_start),
         Command::Config(config) => config.run(),
+        Command::Ctl(ctl) => ctl.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man => documents::man(),

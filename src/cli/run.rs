@@ -1,5 +1,6 @@
 //! `bantam run`.
 
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,8 +14,10 @@ use super::report::Report;
 use super::signals::{Signals, Woken};
 use super::terminal;
 use crate::config::{BootMode, Console, MAX_CPUS, MachineConfig, Size, parse_options};
+use crate::control::{Controlled, Request, Server};
 use crate::machine::Builder;
 use crate::timeline::{Phase, Timeline};
+use crate::virtio;
 use crate::virtio::block::config::Disk;
 
 /// The options of a machine: each overrides the configuration file's field of the same name.
@@ -110,6 +113,9 @@ Examples:
 pub(super) struct Run {
     #[command(flatten)]
     machine: MachineArgs,
+    /// Make a socket by which the running machine is asked for things, with `bantam ctl PATH`.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// Print when the machine reached which phase of its start.
     #[arg(long)]
     timings: bool,
@@ -121,48 +127,90 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self, process_start: Instant) -> anyhow::Result<ExitCode> {
-        let config = self.machine.resolve()?;
-        let stdio = config.console == Console::Stdio;
+        let mut config = self.machine.resolve()?;
+        let serial_stdio = config.console == Console::Stdio;
+        let virtio_stdio = super::console::take_virtio(&mut config);
+        let stdio = serial_stdio || virtio_stdio.is_some();
         let report = Report { timings: self.timings, stats: config.stats, json: self.json, to_stderr: stdio };
         let timeline = Arc::new(Timeline::default());
         timeline.mark_at(Phase::ProcessStart, process_start);
 
         let stop = LateStop::default();
-        let watch = OutputWatch::new(stdio, stop.clone());
-        let mut builder = Builder::new(config).timeline(timeline).on_console_lost(watch.teller());
-        if stdio {
+        let watch = OutputWatch::new(stop.clone());
+        let mut builder = Builder::new(config).timeline(timeline).on_console_lost(watch.teller(serial_stdio));
+        if serial_stdio {
             builder = builder.console(super::console::stdio(&stop)?);
+        }
+        if let Some(name) = &virtio_stdio {
+            let console = virtio::console::Console::new(name, super::console::stdio(&stop)?)?;
+            builder = builder.virtio_device(name, console.on_output_lost(watch.teller(true)));
         }
         let machine = builder.build()?;
         if let Some(pty) = machine.pty() {
             terminal::note(&format!("console: {}", pty.display()));
         }
+        for (name, pty) in machine.device_ptys() {
+            terminal::note(&format!("{name}: {}", pty.display()));
+        }
         stop.set(machine.stop_handle());
         // Nothing above needs putting back, so a signal may end it. The machine's threads, which
         // start below, inherit that these signals wait to be fetched.
         let signals = Signals::block()?;
+        let control = self.control.as_deref().map(Server::listen).transpose()?;
         let raw = stdio.then(terminal::RawMode::enter).flatten();
-        let machine = machine.resume()?;
-        let signal = loop {
-            match signals.wait_beside(&machine)? {
-                Woken::Ended => break None,
-                Woken::Signal(signal) => {
-                    stop.stop();
-                    break Some(signal);
-                }
-                Woken::Continued => {
-                    if let Some(raw) = &raw {
-                        raw.enter_again();
-                    }
-                }
-            }
-        };
-        // What is left may take its time, so the terminal and the signals are the user's again.
-        drop(raw);
-        drop(signals);
-        let outcome = machine.wait();
+        let machine = Controlled::Running(machine.resume()?);
+        let (machine, signal) = Watch { signals, control, raw, stop, window: virtio_stdio }.wait(machine)?;
+        let outcome = machine.wait()?;
         report.print(&outcome);
         let loss = watch.loss().map(Loss::code);
         Ok(ExitCode::from(signal.map(super::signal_code).or(loss).unwrap_or(outcome.reason.code())))
+    }
+}
+
+/// What there is to attend to while a machine runs.
+struct Watch {
+    // Dropped in this order, when what is left may take its time: the terminal and the signals are the
+    // user's again.
+    raw: Option<terminal::RawMode>,
+    signals: Signals,
+    control: Option<Server>,
+    stop: LateStop,
+    /// The virtio console that is told of the terminal's size.
+    window: Option<String>,
+}
+
+impl Watch {
+    /// Waits until the machine has ended or is about to, and gives the signal that ended it.
+    fn wait(mut self, mut machine: Controlled) -> anyhow::Result<(Controlled, Option<i32>)> {
+        machine = self.tell_size(machine);
+        while let Some(ended) = machine.ended() {
+            let control = self.control.as_ref().map(AsRawFd::as_raw_fd);
+            match self.signals.wait_beside(ended, control)? {
+                Woken::Ended => break,
+                Woken::Asked => {
+                    if let Some(control) = &mut self.control {
+                        machine = control.serve(machine, Controlled::answer);
+                    }
+                }
+                Woken::Signal(signal) => {
+                    self.stop.stop();
+                    return Ok((machine, Some(signal)));
+                }
+                Woken::Continued => {
+                    if let Some(raw) = &self.raw {
+                        raw.enter_again();
+                    }
+                    machine = self.tell_size(machine);
+                }
+                Woken::Resized => machine = self.tell_size(machine),
+            }
+        }
+        Ok((machine, None))
+    }
+
+    /// Tells the console on the terminal how large that is. A machine that is paused is told later.
+    fn tell_size(&self, machine: Controlled) -> Controlled {
+        let Some((id, (columns, rows))) = self.window.clone().zip(terminal::size()) else { return machine };
+        machine.answer(Request::Window { id, columns, rows }).0
     }
 }

@@ -1,16 +1,17 @@
-//! Signals that ask the process to end: they stop the machine, and everything is put back. And the
-//! one that comes after a stop, when the terminal is the guest's again.
+//! Signals that ask the process to end: they stop the machine, and everything is put back. And those
+//! that tell of the terminal: it is the guest's again, after a stop, or it has another size.
 
 // Signal masks, signal descriptors and polls are C calls.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// The ending signals and SIGCONT, kept from interrupting anything; they wait to be fetched.
+/// The ending signals and those of the terminal, kept from interrupting anything; they wait to be
+/// fetched.
 pub(super) struct Signals {
     set: libc::sigset_t,
     fd: OwnedFd,
@@ -26,6 +27,7 @@ impl Signals {
             libc::sigemptyset(set.as_mut_ptr());
             let mut set = set.assume_init();
             libc::sigaddset(&raw mut set, libc::SIGCONT);
+            libc::sigaddset(&raw mut set, libc::SIGWINCH);
             for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
                 libc::sigaddset(&raw mut set, signal);
             }
@@ -41,25 +43,27 @@ impl Signals {
         Ok(Self { set, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
-    /// Waits for a signal or until the descriptor is readable.
-    pub(super) fn wait_beside(&self, other: &impl AsRawFd) -> io::Result<Woken> {
+    /// Waits for a signal, or until the machine's end or the control socket's descriptor is readable.
+    pub(super) fn wait_beside(&self, ended: RawFd, control: Option<RawFd>) -> io::Result<Woken> {
+        // A negative descriptor is passed over.
         let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut polled = [entry(self.fd.as_raw_fd()), entry(other.as_raw_fd())];
-        // SAFETY: two whole entries; the call waits for as long as it takes.
-        while unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) } < 0 {
+        let mut polled = [entry(self.fd.as_raw_fd()), entry(ended), entry(control.unwrap_or(-1))];
+        // SAFETY: three whole entries; the call waits for as long as it takes.
+        while unsafe { libc::poll(polled.as_mut_ptr(), 3, -1) } < 0 {
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
         }
-        let [signal, _] = polled;
-        if signal.revents == 0 {
-            return Ok(Woken::Ended);
+        let [signal, ended, _] = polled.map(|entry| entry.revents != 0);
+        if !signal {
+            return Ok(if ended { Woken::Ended } else { Woken::Asked });
         }
         let mut number = 0;
         // SAFETY: the set is whole, the number has room, and a signal is pending.
         match unsafe { libc::sigwait(&raw const self.set, &raw mut number) } {
             0 if number == libc::SIGCONT => Ok(Woken::Continued),
+            0 if number == libc::SIGWINCH => Ok(Woken::Resized),
             0 => Ok(Woken::Signal(number)),
             error => Err(io::Error::from_raw_os_error(error)),
         }
@@ -69,12 +73,16 @@ impl Signals {
 /// Why a wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Woken {
-    /// The descriptor is readable: the machine has ended.
+    /// The machine has ended.
     Ended,
+    /// Something has come by the control socket.
+    Asked,
     /// This signal asks the process to end.
     Signal(i32),
     /// The process was stopped and goes on; whoever had the terminal meanwhile has changed it.
     Continued,
+    /// The terminal has another size.
+    Resized,
 }
 
 /// From here on a signal ends the process as it would any other.

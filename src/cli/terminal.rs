@@ -41,6 +41,14 @@ pub(super) fn stdin_is_ours() -> bool {
     stdin.is_terminal() && unsafe { libc::tcgetpgrp(stdin.as_raw_fd()) == libc::getpgrp() }
 }
 
+/// Columns and rows of the terminal on standard output.
+pub(super) fn size() -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the pointer is to a live winsize, which the call fills if there is a terminal.
+    let done = unsafe { libc::ioctl(io::stdout().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) } == 0;
+    done.then_some((size.ws_col, size.ws_row))
+}
+
 /// While this lives, the terminal passes every key on as it is: no echo, no lines, no signals.
 pub(super) struct RawMode(());
 

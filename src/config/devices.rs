@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, MachineConfig};
 
 /// The one list of devices: the name of the option and of the key in a file, the type of its
 /// configuration, and what the option's help says. Everything that has to know all devices goes
@@ -13,11 +13,17 @@ macro_rules! with_devices {
     ($then:ident) => {
         $then! {
             disk: crate::virtio::block::config::Disk,
-                "A disk: path=FILE[,readonly][,format=raw|qcow2][,overlay=temp|FILE][,engine=io_uring|threads|sync]..";
-            entropy: crate::virtio::entropy::config::Entropy,
-                "Random numbers of the host's, as the guest's /dev/hwrng.";
+                "A disk: path=FILE[,readonly][,format=raw|qcow2][,overlay=temp|FILE][,engine=io_uring|threads|sync][,direct][,cache=..][,rate=..]";
+            net: crate::virtio::net::config::Net,
+                "A network interface: tap[=NAME][,ip=10.0.0.1/24][,mac=ADDRESS][,mtu=N][,queues=N][,rate=..][,offload=off] or fd=N";
             vsock: crate::virtio::vsock::config::Vsock,
-                "Sockets between guest and host: cid=N,uds=PATH; the guest's port P is reached by CONNECT P at PATH, the host's is PATH_P.";
+                "Sockets between the guest and the host: cid=3,uds=PATH; PATH_P is the host's port P";
+            entropy: crate::virtio::entropy::config::Entropy,
+                "Random numbers of the host's, the guest's /dev/hwrng: [rate=..]";
+            balloon: crate::virtio::balloon::config::Balloon,
+                "Takes memory from the guest and gives it back: [target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting][,hinting]";
+            virtio_console: crate::virtio::console::config::Console,
+                "A console beside the serial one, the guest's /dev/hvc0: where=pty|off|file:PATH|stdio";
         }
     };
 }
@@ -45,6 +51,15 @@ pub trait DeviceConfig {
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
+
+    /// Checks that it fits the rest of its machine.
+    ///
+    /// # Errors
+    /// What is wrong, as the end of a sentence that begins with the device's name.
+    fn check_within(&self, machine: &MachineConfig) -> Result<(), String> {
+        let _ = machine;
+        Ok(())
+    }
 }
 
 macro_rules! define {
@@ -67,13 +82,13 @@ macro_rules! define {
                 true $(&& self.$name.is_empty())*
             }
 
-            /// Checks each device, and that they fit together.
+            /// Checks each device, and that they fit together and into their machine.
             ///
             /// # Errors
             /// The first thing that is wrong.
-            pub(super) fn validate(&self) -> Result<(), Error> {
+            pub(super) fn validate(&self, machine: &MachineConfig) -> Result<(), Error> {
                 let mut ids = BTreeSet::new();
-                $(check(stringify!($name), &self.$name, &mut ids)?;)*
+                $(check(stringify!($name), &self.$name, machine, &mut ids)?;)*
                 Ok(())
             }
         }
@@ -87,7 +102,12 @@ pub fn device_name(kind: &str, index: usize, config: &impl DeviceConfig) -> Stri
     config.id().map_or_else(|| format!("{kind}{index}"), str::to_owned)
 }
 
-fn check<T: DeviceConfig>(kind: &'static str, all: &[T], ids: &mut BTreeSet<String>) -> Result<(), Error> {
+fn check<T: DeviceConfig>(
+    kind: &'static str,
+    all: &[T],
+    machine: &MachineConfig,
+    ids: &mut BTreeSet<String>,
+) -> Result<(), Error> {
     if all.len() > T::MOST {
         return Err(Error::TooManyDevices { kind, most: T::MOST });
     }
@@ -98,7 +118,8 @@ fn check<T: DeviceConfig>(kind: &'static str, all: &[T], ids: &mut BTreeSet<Stri
         {
             return Err(Error::DeviceId(name));
         }
-        device.check().map_err(|reason| Error::Device { name: name.clone(), reason })?;
+        let fits = device.check().and_then(|()| device.check_within(machine));
+        fits.map_err(|reason| Error::Device { name: name.clone(), reason })?;
         if ids.contains(&name) {
             return Err(Error::SameId(name));
         }

@@ -210,7 +210,7 @@ impl MachineConfig {
         if let Some(at) = self.cmdline.bytes().position(|byte| byte.is_ascii_control()) {
             return Err(Error::CmdlineCharacter(at));
         }
-        self.devices.validate()
+        self.devices.validate(self)
     }
 }
 

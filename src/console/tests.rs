@@ -1,10 +1,17 @@
-use std::io::pipe;
+// A terminal is set by C calls.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{Read, Write, pipe};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::bus::{Effect, Registers, lock};
+use crate::config;
 use crate::devices::serial::{Serial, mcr, offset};
 use crate::event::EventLoop;
 use crate::irq::fake::FakeLine;

@@ -275,7 +275,7 @@ impl Builder {
         let (buses, serial) = self.place_devices(&vm, &outbox, ioapic, mmio)?;
         let streams = match self.streams.take() {
             Some(streams) => streams,
-            None => Streams::open(&self.config.console)?,
+            None => Streams::open(&self.config.console).map_err(console::Error::from)?,
         };
         let pty = streams.pty.as_ref().map(|pty| pty.path.clone());
         let pump = Pump::new(serial, Arc::clone(&outbox), streams, self.on_output_lost.take());
@@ -288,6 +288,7 @@ impl Builder {
             loops: Vec::new(),
             parked: virtio.workers,
             devices: virtio.handles,
+            device_ptys: virtio.ptys,
             timeline,
             stats: ExitStats::new(self.config.stats),
             pty,

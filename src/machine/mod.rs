@@ -40,6 +40,7 @@ struct Parts {
     timeline: Arc<Timeline>,
     stats: ExitStats,
     pty: Option<PathBuf>,
+    device_ptys: Vec<(String, PathBuf)>,
 }
 
 /// What goes to the threads at the first start.
@@ -226,6 +227,12 @@ impl PausedMachine {
         self.parts.pty.as_deref()
     }
 
+    /// The names of the virtio devices that have a pseudo-terminal, with these.
+    #[must_use]
+    pub fn device_ptys(&self) -> &[(String, PathBuf)] {
+        &self.parts.device_ptys
+    }
+
     /// A handle that stops the machine from another thread.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
@@ -285,18 +292,23 @@ macro_rules! of_both_states {
                 pub fn device(&self, name: &str) -> Option<DeviceHandle> {
                     self.parts.device(name)
                 }
+
+                /// The names of the virtio devices.
+                pub fn device_names(&self) -> impl Iterator<Item = &str> {
+                    self.parts.devices.iter().map(|(name, _)| name.as_str())
+                }
+            }
+
+            /// A descriptor that is readable once the machine has ended, for a poll together with others.
+            impl AsRawFd for $state {
+                fn as_raw_fd(&self) -> RawFd {
+                    self.parts.control.ended()
+                }
             }
         )*
     };
 }
 of_both_states!(PausedMachine RunningMachine);
-
-/// A descriptor that is readable once the machine has ended, for a poll together with others.
-impl AsRawFd for RunningMachine {
-    fn as_raw_fd(&self) -> RawFd {
-        self.parts.control.ended()
-    }
-}
 
 impl fmt::Debug for PausedMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,7 @@
 //! Where virtio devices are in the machine: their windows, interrupts and doorbells.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -25,6 +26,8 @@ pub(super) struct OnThread {
 pub(super) struct Attachments {
     pub(super) workers: Vec<OnThread>,
     pub(super) handles: Vec<(String, DeviceHandle)>,
+    /// The devices with a pseudo-terminal.
+    pub(super) ptys: Vec<(String, PathBuf)>,
     /// One for each device.
     pub(super) windows: Vec<VirtioMmio>,
     /// What the devices tell the guest's kernel.
@@ -47,6 +50,7 @@ impl Attachments {
             let (irq, base) = places.next().ok_or(Error::TooManyDevices { most })?;
             attached.kernel_words.extend(device.kernel_words.clone());
             let (name, iothread) = (device.name.clone(), device.iothread.clone());
+            attached.ptys.extend(device.device.pty().map(|path| (name.clone(), path.to_owned())));
             let line = Arc::new(IoApicPin::new(Arc::clone(ioapic), irq));
             let doorbell = Box::new(KvmDoorbell { vm: vm.clone(), base });
             let device = device.attach(vm.memory(), line, Some(doorbell))?;

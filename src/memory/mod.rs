@@ -3,11 +3,14 @@
 // Memory advice is a call on raw addresses.
 #![allow(unsafe_code)]
 
+mod discard;
 pub mod layout;
 
 use thiserror::Error;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+pub use discard::discard;
 
 use crate::config::Size;
 use layout::{HOLE_END, HOLE_START};
@@ -79,7 +82,7 @@ fn advise(region: &vm_memory::GuestRegionMmap<()>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use vm_memory::Bytes;
 
     use super::*;
@@ -107,6 +110,39 @@ mod tests {
         memory.clone().write_obj(7_u64, last).unwrap();
         assert_eq!(memory.read_obj::<u64>(last).unwrap(), 7);
         assert!(memory.write_obj(7_u64, GuestAddress((16 << 20) - 7)).is_err());
+    }
+
+    /// How many of the pages in a part of guest memory the host keeps.
+    pub(crate) fn resident(memory: &GuestMemory, start: u64, pages: usize) -> usize {
+        let slice = memory.get_slice(GuestAddress(start), pages * 4096).unwrap();
+        let mut state = vec![0_u8; pages];
+        let address = slice.ptr_guard().as_ptr().cast_mut().cast();
+        // SAFETY: the range is a mapping that lives, and there is a byte for each of its pages.
+        assert_eq!(unsafe { libc::mincore(address, pages * 4096, state.as_mut_ptr()) }, 0);
+        state.iter().filter(|state| **state & 1 != 0).count()
+    }
+
+    #[test]
+    fn pages_go_back_to_the_host_and_come_again_as_zeroes() {
+        const START: u64 = 4 << 20;
+        let anonymous = allocate(Size::mib(16)).unwrap();
+        let file = vmm_sys_util::tempfile::TempFile::new().unwrap().into_file();
+        file.set_len(16 << 20).unwrap();
+        let file = Some(vm_memory::FileOffset::new(file, 0));
+        let shared = GuestMemory::from_ranges_with_files([(GuestAddress(0), 16 << 20, file)]).unwrap();
+        for memory in [anonymous, shared] {
+            let pages = 2 << 20 >> 12;
+            memory.write_slice(&vec![7; 2 << 20], GuestAddress(START)).unwrap();
+            assert_eq!(resident(&memory, START, pages), pages);
+            // Neither the first page nor the last one is whole.
+            let part = memory.get_slice(GuestAddress(START + 1), (2 << 20) - 2).unwrap();
+            assert_eq!(discard(&memory, &part).unwrap(), (2 << 20) - 2 * 4096);
+            assert_eq!(resident(&memory, START, pages), 2);
+            let read = |at| memory.read_obj::<u8>(GuestAddress(START + at)).unwrap();
+            assert_eq!([read(4095), read(4096), read((2 << 20) - 4096)], [7, 0, 7]);
+            let part = memory.get_slice(GuestAddress(START + 1), 4096).unwrap();
+            assert_eq!(discard(&memory, &part).unwrap(), 0);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The trait of a virtio device.
 
 use std::os::fd::RawFd;
+use std::path::Path;
 
 use thiserror::Error;
 use vmm_sys_util::epoll::EventSet;
@@ -30,6 +31,11 @@ pub struct Description {
 pub trait Device: Send + 'static {
     /// What the driver finds. Asked once.
     fn describe(&self) -> Description;
+
+    /// The pseudo-terminal at the other end of the device, of which its user has to be told.
+    fn pty(&self) -> Option<&Path> {
+        None
+    }
 
     /// The driver has set the device up, with these of the offered features.
     fn activate(&mut self, features: u64) {
@@ -64,6 +70,11 @@ pub trait Device: Send + 'static {
         Err(CommandError::Unknown(*command))
     }
 
+    /// What the device knows and counts, in numbers with names; asked at any time.
+    fn metrics(&self) -> Vec<Metric> {
+        Vec::new()
+    }
+
     /// Work ends: waits for whatever is in flight and completes it; afterwards nothing of the device's
     /// touches guest memory. Its descriptors are no longer watched.
     fn stop(&mut self, io: &mut Io<'_>) {
@@ -74,12 +85,17 @@ pub trait Device: Send + 'static {
     fn reset(&mut self) {}
 }
 
+/// A number with its name. Names end in their unit: `_bytes`, `_pages`, `_total` for a count.
+pub type Metric = (&'static str, u64);
+
 /// What someone outside can ask of a device while the machine runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
     /// The memory that a balloon is to take from the guest.
     BalloonTarget(Size),
+    /// Whether a balloon's driver is to say, once, which of the guest's pages are free.
+    BalloonHinting(bool),
     /// The file or device behind a disk has changed its size.
     DiskResized,
     /// The size of a console's window.

@@ -72,6 +72,37 @@ pub fn drive(device: Box<dyn Device>, data: &[u8]) {
     driver.settle();
 }
 
+/// Drives a device as [`drive`] does, with nothing but register accesses and ring contents.
+pub fn drive_registers(device: Box<dyn Device>, data: &[u8]) {
+    let mut driver = GuestDriver::new(device);
+    let mut source = Source(data);
+    let words = [0, 1, 2, 3, 7, 11, 15, 64, 128, 0x10_0000, 0x11_8000, 0x12_0000, u32::MAX];
+    for _ in 0..STEPS * 4 {
+        if source.0.is_empty() {
+            break;
+        }
+        let register = u64::from(source.byte() % 0x44) * 4;
+        let choice = usize::from(source.byte());
+        let value = words.get(choice).copied().unwrap_or_else(|| source.word());
+        match choice % 8 {
+            7 => driver.write_bytes(register | u64::from(source.byte()), source.bytes(9)),
+            6 => {
+                let _ = driver.memory.write_obj(value, GuestAddress(source.address()));
+            }
+            5 => driver.kick(0),
+            4 => {
+                let mut bytes = [0; 8];
+                driver.read_bytes(register, &mut bytes);
+            }
+            _ => driver.write(register, value),
+        }
+    }
+    driver.settle();
+    driver.reset();
+    driver.set_up(feature::OF_TRANSPORT);
+    driver.request(0, &[], &[8]);
+}
+
 fn step(driver: &mut GuestDriver, source: &mut Source<'_>, offered: u64, queues: usize) {
     let action = source.byte() % 16;
     let queue = usize::from(source.byte()) % queues;

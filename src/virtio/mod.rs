@@ -9,12 +9,15 @@
 //! A device is a folder here with its configuration (`config.rs`) and a [`Device`], and one line in
 //! the table `with_devices` of [`config`](crate::config).
 
+pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod config_space;
+pub mod console;
 pub mod device;
 pub mod entropy;
 pub mod iovec;
+pub mod net;
 pub mod queue;
 pub mod rate;
 pub mod status;
@@ -27,7 +30,7 @@ mod attach;
 pub use attach::{Attach, Attached, Error, OpenError, Opened, Place, open_all};
 pub use chain::{Chain, Cursor};
 pub use config_space::ConfigSpace;
-pub use device::{Command, CommandError, Description, Device, Io, Watch};
+pub use device::{Command, CommandError, Description, Device, Io, Metric, Watch};
 pub use queue::{QueueSetup, Served, VirtQueue};
 pub use status::DeviceStatus;
 pub use worker::{DeviceHandle, Doorbell, Worker};

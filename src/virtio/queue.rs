@@ -1,9 +1,10 @@
 //! The queue skeleton: what every device does with its rings, done once.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Chain;
@@ -75,8 +76,8 @@ pub struct VirtQueue {
     status: Arc<DeviceStatus>,
     kick: Arc<EventFd>,
     in_flight: u16,
-    /// Used buffers that the driver has not been told of.
-    unsignalled: bool,
+    /// Index of the used ring that the driver has been told of.
+    signalled: u16,
     /// The driver has not enabled it, or its ring makes no sense: nothing is done with it until the
     /// device is reset.
     closed: bool,
@@ -95,13 +96,14 @@ impl VirtQueue {
         kick: &Arc<EventFd>,
     ) -> Option<Self> {
         let queue = if setup.ready { setup.open(memory, most, event_idx)? } else { Queue::new(most).ok()? };
+        let signalled = queue.next_used();
         Some(Self {
             memory: memory.clone(),
             queue,
             status: Arc::clone(status),
             kick: Arc::clone(kick),
             in_flight: 0,
-            unsignalled: false,
+            signalled,
             closed: !setup.ready,
             bad_chains: 0,
         })
@@ -111,6 +113,12 @@ impl VirtQueue {
     #[must_use]
     pub fn size(&self) -> u16 {
         self.queue.size()
+    }
+
+    /// Whether the driver uses the queue: it has enabled it, and its ring still makes sense.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.closed
     }
 
     /// Chains that the device has kept.
@@ -169,7 +177,7 @@ impl VirtQueue {
         while !self.closed {
             if self.in_flight >= self.size() {
                 // No driver has more chains than descriptors.
-                let more = self.queue.avail_idx(memory, std::sync::atomic::Ordering::Acquire);
+                let more = self.queue.avail_idx(memory, Ordering::Acquire);
                 if more.is_ok_and(|index| index.0 != self.queue.next_avail()) {
                     self.give_up();
                 }
@@ -196,32 +204,75 @@ impl VirtQueue {
 
     /// Gives a deferred chain back, with so many bytes written. [`Self::signal`] tells the driver.
     pub fn complete(&mut self, head: u16, len: u32) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.put_used(head, len);
+        self.complete_all([(head, len)]);
+    }
+
+    /// Gives deferred chains back, each with the number of bytes written. The driver sees all of them at
+    /// once or none. [`Self::signal`] tells it.
+    pub fn complete_all(&mut self, chains: impl IntoIterator<Item = (u16, u32)>) {
+        let mut count = 0;
+        self.publish(chains.into_iter().inspect(|_| count += 1));
+        self.in_flight = self.in_flight.saturating_sub(count);
+    }
+
+    /// Leaves the last `count` chains that were deferred with the driver, as if they had never been
+    /// looked at: the next [`drain`](Self::drain) finds them again.
+    pub fn give_back(&mut self, count: u16) {
+        let count = count.min(self.in_flight);
+        self.in_flight -= count;
+        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
     }
 
     fn put_used(&mut self, head: u16, len: u32) {
-        if self.closed || self.queue.add_used(&self.memory, head, len).is_err() {
+        self.publish([(head, len)]);
+    }
+
+    /// Writes elements of the used ring, then the index behind them (VIRTIO 1.2, section 2.7.8).
+    fn publish(&mut self, chains: impl IntoIterator<Item = (u16, u32)>) {
+        let (ring, size) = (self.queue.used_ring(), self.size());
+        let mut next = self.queue.next_used();
+        for (head, len) in chains {
+            let element = u64::from(head) | u64::from(len) << 32;
+            let slot = GuestAddress(ring + 4 + 8 * u64::from(next % size));
+            if self.closed || self.memory.write_obj(element.to_le(), slot).is_err() {
+                self.give_up();
+            }
+            next = next.wrapping_add(1);
+        }
+        let index = GuestAddress(ring + 2);
+        if self.closed || self.memory.store(next.to_le(), index, Ordering::Release).is_err() {
             self.give_up();
         }
-        self.unsignalled = true;
+        self.queue.set_next_used(next);
     }
 
     /// Tells the driver of what is used since the last time, if it wants to be told.
     pub fn signal(&mut self) {
-        if !std::mem::take(&mut self.unsignalled) || self.closed {
+        let used = self.queue.next_used();
+        let before = std::mem::replace(&mut self.signalled, used);
+        if used == before || self.closed {
             return;
         }
-        match self.queue.needs_notification(&self.memory) {
-            Ok(true) if !self.driver_polls() => self.status.used_buffer(),
-            Ok(_) => {}
+        // The driver sees the index before what it wants is read.
+        fence(Ordering::SeqCst);
+        match self.wants_signal(before, used) {
+            Ok(true) => self.status.used_buffer(),
+            Ok(false) => {}
             Err(_) => self.give_up(),
         }
     }
 
-    fn driver_polls(&self) -> bool {
-        let flags = || self.memory.read_obj::<u16>(GuestAddress(self.queue.avail_ring()));
-        !self.queue.event_idx_enabled() && flags().is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT != 0)
+    /// Whether the driver wants to be told that the used ring's index went from `before` to `used`
+    /// (VIRTIO 1.2, section 2.7.7).
+    fn wants_signal(&self, before: u16, used: u16) -> Result<bool, GuestMemoryError> {
+        let word =
+            |at| self.memory.read_obj::<u16>(GuestAddress(self.queue.avail_ring() + at)).map(u16::from_le);
+        if self.queue.event_idx_enabled() {
+            let event = word(4 + 2 * u64::from(self.size()))?;
+            Ok(used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(before))
+        } else {
+            Ok(word(0)? & NO_INTERRUPT == 0)
+        }
     }
 
     /// Comes back to this queue when others on the event loop have had their turn.

@@ -89,7 +89,12 @@ struct Ring {
 impl GuestDriver {
     /// A device that no driver has touched yet, on a running event loop.
     pub(crate) fn new(device: Box<dyn Device>) -> Self {
-        let memory = memory::allocate(MEMORY).unwrap();
+        Self::with_memory(device, MEMORY)
+    }
+
+    /// As [`Self::new`], of a guest with so much memory.
+    pub(crate) fn with_memory(device: Box<dyn Device>, size: Size) -> Self {
+        let memory = memory::allocate(size).unwrap();
         let line = Arc::new(FakeLine::default());
         let opened = Opened { name: "test".into(), iothread: None, kernel_words: None, device };
         let attached = opened.attach(&memory, line.clone(), None).unwrap();

@@ -11,7 +11,7 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::device::{Command, CommandError, Description, Device, Io, Watch};
+use super::device::{Command, CommandError, Description, Device, Io, Metric, Watch};
 use super::queue::{QueueSetup, VirtQueue};
 use super::status::DeviceStatus;
 use super::{ConfigSpace, feature};
@@ -44,6 +44,8 @@ pub(super) enum Request {
     Connect(usize),
     /// Someone outside wants something.
     Command(Command, SyncSender<Result<(), CommandError>>),
+    /// Someone outside wants to know something.
+    Metrics(SyncSender<Vec<Metric>>),
 }
 
 /// The way to a device's worker, for the transport and for whoever commands the device.
@@ -78,6 +80,16 @@ impl DeviceHandle {
         let (done, answer) = sync_channel(1);
         self.requests.send(Request::Command(command, done));
         answer.recv().unwrap_or(Err(CommandError::Gone))
+    }
+
+    /// What the device knows and counts; waits as [`Self::command`] does.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn metrics(&self) -> Result<Vec<Metric>, CommandError> {
+        let (done, answer) = sync_channel(1);
+        self.requests.send(Request::Metrics(done));
+        answer.recv().map_err(|_| CommandError::Gone)
     }
 }
 
@@ -243,6 +255,9 @@ impl Worker {
                 Request::Command(command, done) => {
                     let result = self.on_loop(ops, |device, io| device.command(&command, io));
                     let _ = done.send(result);
+                }
+                Request::Metrics(done) => {
+                    let _ = done.send(self.device.metrics());
                 }
             }
         }

@@ -5,6 +5,7 @@ mod echo;
 mod exits;
 mod fault;
 mod hello;
+mod hostile;
 mod interrupts;
 mod mips;
 mod net;
@@ -41,6 +42,7 @@ pub enum Job {
     Blk(&'static str),
     Net(&'static str),
     Rng(&'static str),
+    Virtio(&'static str),
     Smp,
     Echo,
     Fault(&'static str),
@@ -79,6 +81,7 @@ impl Job {
                 ("blk", what) => Job::Blk(what),
                 ("net", what) => Job::Net(what),
                 ("rng", count) => Job::Rng(count),
+                ("virtio", what) => Job::Virtio(what),
                 ("fault", kind) => Job::Fault(kind),
                 _ => return None,
             },
@@ -94,6 +97,7 @@ impl Job {
             Job::Blk(what) => blk::run(machine, what),
             Job::Net(what) => net::run(machine, what),
             Job::Rng(count) => rng::run(machine, count),
+            Job::Virtio(what) => hostile::run(machine, what),
             Job::Smp => smp::run(machine),
             Job::Echo => echo::run(),
             Job::Fault(kind) => fault::run(kind),

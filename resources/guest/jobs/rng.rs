@@ -9,6 +9,8 @@ use crate::words::parse_number;
 
 const SHOWN: u64 = 8;
 
+// Its stack frame is no other job's.
+#[inline(never)]
 pub fn run(machine: &mut Machine, count: &'static str) {
     let Some(count) = parse_number(count) else {
         return super::complain("rng= wants a number", count);

@@ -150,7 +150,7 @@ pub struct Block {
     queues: [Option<Queue>; MAX_QUEUES],
     control: Dma,
     data: Dma,
-    requests: [Request; MAX_SIZE as usize],
+    requests: &'static mut [Request],
     /// Slots that are free, as a stack.
     free: [u16; MAX_SIZE as usize],
     free_count: u16,
@@ -187,6 +187,8 @@ impl Block {
         for (place, slot) in free.iter_mut().zip((0..shape.depth).rev()) {
             *place = slot;
         }
+        let idle = Request { kind: Kind::Flush, sector: 0, length: 0 };
+        let requests = machine.arena.slice(shape.depth.into(), idle).ok_or("too little memory")?;
         let block = Block {
             window,
             info,
@@ -194,7 +196,7 @@ impl Block {
             queues,
             control: Dma::zeroed(&mut machine.arena, slots * CONTROL)?,
             data: Dma::zeroed(&mut machine.arena, slots * u64::from(shape.bytes))?,
-            requests: [Request { kind: Kind::Flush, sector: 0, length: 0 }; _],
+            requests,
             free,
             free_count: shape.depth,
         };

@@ -18,6 +18,13 @@ impl Dma {
         Ok(Dma { address, length })
     }
 
+    /// So many bytes of zeroes, where the arena's memory ends. They are not taken
+    /// back.
+    pub fn last(arena: &mut Arena, length: u64) -> Result<Self> {
+        let address = arena.zeroed_last(length.div_ceil(PAGE)).ok_or("too little memory")?;
+        Ok(Dma { address, length })
+    }
+
     pub fn address(self) -> u64 {
         self.address
     }

@@ -18,6 +18,7 @@ pub mod feature {
     pub const INDIRECT_DESC: u64 = 1 << 28;
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const VERSION_1: u64 = 1 << 32;
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
 }
 
 /// Device IDs (VIRTIO 1.2, chapter 5).
@@ -25,6 +26,7 @@ pub mod device_id {
     pub const NETWORK: u32 = 1;
     pub const BLOCK: u32 = 2;
     pub const ENTROPY: u32 = 4;
+    pub const BALLOON: u32 = 5;
 }
 
 pub fn device_name(id: u32) -> &'static str {
@@ -34,7 +36,7 @@ pub fn device_name(id: u32) -> &'static str {
         device_id::BLOCK => "block",
         3 => "console",
         device_id::ENTROPY => "entropy",
-        5 => "balloon",
+        device_id::BALLOON => "balloon",
         9 => "9P",
         18 => "input",
         19 => "vsock",

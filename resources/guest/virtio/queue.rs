@@ -94,7 +94,8 @@ impl Queue {
         let size = 1 << size.ilog2();
         let indirect = features & feature::INDIRECT_DESC != 0;
         let slots = if indirect { size } else { size / chain }.min(most);
-        if slots == 0 {
+        // No chain may be longer than the queue, an indirect one neither (2.7.5.3.1).
+        if slots == 0 || chain > size {
             return Err("the queue is too small for so many segments");
         }
         let table_bytes = u64::from(slots) * u64::from(chain) * DESCRIPTOR_SIZE;

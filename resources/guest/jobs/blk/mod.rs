@@ -21,6 +21,8 @@ const DEFAULT_SECONDS: u64 = 1;
 /// The data of a request at most.
 const MAX_BYTES: u64 = 16 << 20;
 
+// Its stack frame is no other job's.
+#[inline(never)]
 pub fn run(machine: &mut Machine, what: &'static str) {
     let mark = machine.arena.mark();
     let result = match what {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
-use crate::virtio::block::config::Cache;
+use crate::virtio::block::config::{Cache, Overlay};
 
 const SECTORS: u64 = 700;
 const SIZE: usize = 700 * 512;
@@ -144,6 +144,46 @@ fn raw_is_a_vector_past_the_page_cache() {
             ..disk(&raw(folder, "d.img", SIZE as u64), Format::Raw, engine)
         });
     }
+    runs(8, |folder| Disk {
+        direct: true,
+        overlay: Some(Overlay::Path(folder.join("o.qcow2"))),
+        ..disk(&raw(folder, "d.img", SIZE as u64), Format::Raw, EngineKind::Threads)
+    });
+}
+
+/// A loop device over a file, as long as it lives.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn over(file: &Path) -> Option<Self> {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        let name = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| Self(name.trim_end().into()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_a_vector() {
+    let folder = folder();
+    let file = raw(folder.path(), "d.img", SIZE as u64);
+    let Some(device) = LoopDevice::over(&file) else { return skip("a loop device cannot be made here") };
+    for engine in ENGINES {
+        for direct in [false, true] {
+            runs(4, |_| {
+                // The device keeps what the run before has left.
+                let disk = Disk { direct, ..disk(&device.0, Format::Raw, engine) };
+                let zeroes = Operation::WriteZeroes { offset: 0, len: SIZE as u64, unmap: false };
+                Guest::new(&Image::open(&disk).unwrap()).run(zeroes).unwrap();
+                disk
+            });
+        }
+    }
 }
 
 #[test]
@@ -171,7 +211,7 @@ fn qcow2_is_a_vector() {
 fn a_qcow2_overlay_is_a_vector() {
     for engine in ENGINES {
         runs(6, |folder| Disk {
-            overlay: Some(crate::virtio::block::config::Overlay::Path(folder.join("o.qcow2"))),
+            overlay: Some(Overlay::Path(folder.join("o.qcow2"))),
             ..disk(&raw(folder, "d.img", SIZE as u64), Format::Raw, engine)
         });
     }
@@ -181,7 +221,7 @@ fn a_qcow2_overlay_is_a_vector() {
 fn many_operations_are_in_flight_together() {
     let folder = folder();
     let raw = raw(folder.path(), "d.img", 1 << 20);
-    let over = Some(crate::virtio::block::config::Overlay::Temp);
+    let over = Some(Overlay::Temp);
     for engine in ENGINES {
         for overlay in [None, over.clone()] {
             let image = Image::open(&Disk { overlay, ..disk(&raw, Format::Raw, engine) }).unwrap();

@@ -1,0 +1,181 @@
+//! A running machine that is asked for things, by the command and by a program.
+
+// The helpers here are a test's too: they may fail as loudly.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use common::process::{Ended, Process, bantam, finish, start};
+use common::{kvm, watched};
+use tempfile::TempDir;
+
+/// A machine with a control socket.
+struct Machine {
+    process: Process,
+    socket: String,
+    _folder: TempDir,
+}
+
+impl Machine {
+    /// The embedded guest, up and staying so, with these options.
+    fn start(words: &str, options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("control").to_str().unwrap().to_owned();
+        let mut command = bantam(["run", "--memory", "32M", "--cmdline", words, "--control", &socket]);
+        let process = start(command.args(options));
+        process.stdout.wait_for("B");
+        Self { process, socket, _folder: folder }
+    }
+
+    fn ask(&self, words: &[&str]) -> Ended {
+        finish(bantam(["ctl", &self.socket]).args(words))
+    }
+
+    /// Asks for something that is done; what is printed.
+    fn done(&self, words: &[&str]) -> String {
+        let ended = self.ask(words);
+        assert_eq!((ended.code(), ended.stderr.as_str()), (0, ""), "{words:?}");
+        ended.stdout
+    }
+
+    /// Asks for something that is refused in one line, with these words in it.
+    fn refused(&self, words: &[&str], expected: &str) {
+        let ended = self.ask(words);
+        assert_eq!((ended.code(), ended.stdout.as_str()), (1, ""), "{words:?}");
+        assert_eq!(ended.stderr, format!("bantam: {expected}\n"), "{words:?}");
+    }
+
+    fn stop(self) {
+        self.done(&["stop"]);
+        let ended = self.process.finish();
+        assert_eq!((ended.code(), ended.stderr.as_str()), (0, ""));
+        assert!(!Path::new(&self.socket).exists());
+    }
+}
+
+#[test]
+fn devices_are_commanded_by_their_names() {
+    if kvm().is_none() {
+        return;
+    }
+    let machine = Machine::start("boot halt", &["--balloon", "target=1M", "--entropy"]);
+    let metrics = machine.done(&["metrics", "balloon0"]);
+    assert!(metrics.contains("target_bytes 1048576\n") && metrics.contains("actual_bytes 0\n"), "{metrics}");
+    assert_eq!(machine.done(&["balloon", "16M"]), "");
+    let json: serde_json::Value =
+        serde_json::from_str(&machine.done(&["metrics", "balloon0", "--json"])).unwrap();
+    assert_eq!(json["target_bytes"], 16 << 20);
+    machine.refused(&["balloon", "33M"], "balloon0: a target of 33M is more than the guest's memory of 32M");
+    machine.refused(&["hinting", "on"], "balloon0: it has no hinting: give --balloon hinting");
+    machine.refused(
+        &["balloon", "1M", "--id", "b"],
+        "the machine has no device 'b'; its devices: entropy0, balloon0",
+    );
+    let unknown = machine.ask(&["balloon", "1M", "--id", "entropy0"]);
+    assert_eq!(unknown.code(), 1);
+    assert!(unknown.stderr.starts_with("bantam: entropy0: "), "{}", unknown.stderr);
+    machine.stop();
+}
+
+#[test]
+fn a_machine_is_paused_and_goes_on() {
+    if kvm().is_none() {
+        return;
+    }
+    for words in ["boot spin", "boot halt"] {
+        let machine = Machine::start(words, &["--balloon"]);
+        for _ in 0..2 {
+            machine.done(&["pause"]);
+            machine.done(&["pause"]);
+            machine.refused(&["balloon", "1M"], "the machine is paused: resume it first");
+            machine.done(&["resume"]);
+            machine.done(&["resume"]);
+            machine.done(&["balloon", "1M"]);
+        }
+        machine.done(&["pause"]);
+        machine.stop();
+    }
+}
+
+#[test]
+fn a_signal_ends_a_machine_that_is_paused() {
+    if kvm().is_none() {
+        return;
+    }
+    let machine = Machine::start("boot spin", &[]);
+    machine.done(&["pause"]);
+    machine.process.signal(libc::SIGTERM);
+    assert_eq!(machine.process.finish().code(), 143);
+    assert!(!Path::new(&machine.socket).exists());
+}
+
+#[test]
+fn a_program_asks_in_lines_of_json() {
+    if kvm().is_none() {
+        return;
+    }
+    let machine = Machine::start("boot halt", &["--balloon"]);
+    let socket = machine.socket.clone();
+    let answers = watched("the answers", move || {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        let requests = [
+            r#"{"command":"balloon","target":"8M"}"#,
+            r#"{"command":"fly"}"#,
+            r#"{"command":"metrics","id":"balloon0"}"#,
+        ];
+        stream.write_all((requests.join("\n") + "\n").as_bytes()).unwrap();
+        BufReader::new(stream).lines().take(3).map(Result::unwrap).collect::<Vec<_>>()
+    });
+    assert_eq!(answers[0], r#"{"ok":{}}"#);
+    assert!(answers[1].starts_with(r#"{"error":"not a request: unknown variant `fly`"#), "{}", answers[1]);
+    assert!(answers[2].contains(r#""target_bytes":8388608"#), "{}", answers[2]);
+    machine.stop();
+}
+
+/// A mistake of the user's is told in one line.
+fn mistake(arguments: &[&str], expected: &[&str]) {
+    let ended = finish(&mut bantam(arguments));
+    assert_eq!((ended.code(), ended.stdout.as_str()), (1, ""), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    for word in expected {
+        assert!(ended.stderr.contains(word), "no '{word}' in: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn mistakes_are_told_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let missing = missing.to_str().unwrap();
+    mistake(&["ctl", missing, "pause"], &["no machine listens at", missing, "bantam run --control"]);
+    mistake(
+        &["run", "--memory", "32M", "--balloon", "target=64M"],
+        &["balloon0: a target of 64M is more than the guest's memory of 32M"],
+    );
+    mistake(&["run", "--virtio-console", "where=stdio"], &["virtio_console0: where=stdio", "--console off"]);
+    if kvm().is_none() {
+        return;
+    }
+    mistake(&["run", "--control", "/nonexistent/socket"], &["/nonexistent/socket", "No such file"]);
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    mistake(&["run", "--control", file.to_str().unwrap()], &["it is no socket"]);
+}
+
+#[test]
+fn the_pseudo_terminal_of_a_virtio_console_is_told() {
+    if kvm().is_none() {
+        return;
+    }
+    let machine =
+        Machine::start("boot halt", &["--virtio-console", "id=second", "--virtio-console", "where=off"]);
+    machine.process.stderr.wait_for("second: /dev/pts/");
+    assert!(machine.done(&["metrics", "second"]).contains("transmitted_bytes 0\n"));
+    machine.done(&["window", "virtio_console1", "80", "25"]);
+    machine.done(&["stop"]);
+    assert_eq!(machine.process.finish().code(), 0);
+}
