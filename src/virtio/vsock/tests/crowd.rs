@@ -136,6 +136,29 @@ fn nonsense_is_shown_the_door() {
     guest.answer(5);
 }
 
+#[test]
+fn connections_and_their_bytes_are_counted() {
+    let mut guest = Guest::new();
+    let listener = guest.listen(80);
+    let (ports, mut stream) = guest.dial(1, &listener);
+    guest.say(ports, b"seven..");
+    stream.write_all(b"five.").unwrap();
+    guest.receive_bytes(5);
+    guest.send(packet(Ports { guest: 2, host: 81 }, Op::Request));
+    guest.expect(Op::Reset);
+    guest.send(Header { kind: 9.into(), ..packet(ports, Op::Data) });
+    guest.expect(Op::Reset);
+    let expected = [
+        ("connections", 1),
+        ("connections_total", 1),
+        ("refused_total", 1),
+        ("received_bytes", 5),
+        ("transmitted_bytes", 7),
+        ("bad_packets_total", 1),
+    ];
+    assert_eq!(guest.driver.handle.metrics().unwrap(), expected);
+}
+
 /// In a process of its own: the limit is for all of it.
 #[test]
 fn a_host_without_descriptors_refuses_and_goes_on() {
