@@ -178,7 +178,7 @@ fn without_descriptors() {
     guest.driver.pause();
     let _stream = guest.connect("CONNECT 5\n");
     let usual = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..usual.clone() }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..usual }).unwrap();
     guest.driver.resume();
     guest.send(packet(Ports { guest: 1, host: 80 }, Op::Request));
     guest.expect(Op::Reset);
