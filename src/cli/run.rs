@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::console::{LateStop, Loss, OutputWatch};
 use super::devices::DeviceArgs;
@@ -125,9 +126,21 @@ pub(super) struct Run {
     json: bool,
 }
 
+/// Each connection of the guest's takes a descriptor. The soft limit is low for the sake of programs
+/// that call select(2), of which this is none.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::debug!("the limit on descriptors stays as it is: {error}");
+    }
+}
+
 impl Run {
     pub(super) fn run(self, process_start: Instant) -> anyhow::Result<ExitCode> {
         let mut config = self.machine.resolve()?;
+        if !config.devices.vsock.is_empty() {
+            raise_descriptor_limit();
+        }
         let serial_stdio = config.console == Console::Stdio;
         let virtio_stdio = super::console::take_virtio(&mut config);
         let stdio = serial_stdio || virtio_stdio.is_some();

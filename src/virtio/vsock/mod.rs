@@ -21,7 +21,7 @@ use vmm_sys_util::epoll::EventSet;
 use self::config::Vsock;
 use self::host::Door;
 use self::muxer::Muxer;
-use super::{Attach, ConfigSpace, Description, Device, Io, OpenError, Place, Served};
+use super::{Attach, ConfigSpace, Description, Device, Io, Metric, OpenError, Place, Served};
 
 const ID: u32 = 19;
 /// Streams, and nothing else (section 5.10.3).
@@ -96,6 +96,10 @@ impl Device for Sockets {
         if self.muxer.has_packets() {
             self.fill(io);
         }
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        self.muxer.metrics()
     }
 
     fn reset(&mut self) {

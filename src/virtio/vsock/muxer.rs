@@ -14,7 +14,7 @@ use super::connection::{Connection, Stage};
 use super::host::{Door, Greeting};
 use super::packet::{HEADER_LEN, HOST, Header, Op, Ports, STREAM};
 use super::table::{FIRST_ID, Id, Table};
-use crate::virtio::{Chain, Cursor, Served};
+use crate::virtio::{Chain, Cursor, Metric, Served};
 
 /// Most connections at a time. Each may keep [`ROOM`](super::credit::ROOM) bytes.
 pub(super) const CONNECTIONS_MAX: usize = 4096;
@@ -67,6 +67,20 @@ pub(super) struct Muxer {
     next_port: u32,
     /// The host's refusal has been logged.
     complained: bool,
+    counts: Counts,
+}
+
+/// What has happened so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    /// Connections that were begun, by either side.
+    connections: u64,
+    /// Connections that the host refused.
+    refused: u64,
+    /// Bytes for the guest.
+    received: u64,
+    /// Bytes of the guest's.
+    transmitted: u64,
     /// Packets and buffers that no driver may send.
     nonsense: u64,
 }
@@ -94,7 +108,7 @@ impl Muxer {
             blocked: false,
             next_port: FIRST_PORT,
             complained: false,
-            nonsense: 0,
+            counts: Counts::default(),
         })
     }
 
@@ -103,15 +117,24 @@ impl Muxer {
         self.poll.as_raw_fd()
     }
 
+    /// What it knows and counts.
+    pub(super) fn metrics(&self) -> Vec<Metric> {
+        let Counts { connections, refused, received, transmitted, nonsense } = self.counts;
+        vec![
+            ("connections", u64::try_from(self.table.len()).unwrap_or(u64::MAX)),
+            ("connections_total", connections),
+            ("refused_total", refused),
+            ("received_bytes", received),
+            ("transmitted_bytes", transmitted),
+            ("bad_packets_total", nonsense),
+        ]
+    }
+
     /// The driver is gone, and all connections with it.
     pub(super) fn reset(&mut self) {
-        if self.nonsense > 0 {
-            log::debug!("{}: {} packets of the guest's made no sense", self.name, self.nonsense);
-        }
         self.table = Table::starting_at(self.table.next_id());
         self.resets.clear();
         self.blocked = false;
-        self.nonsense = 0;
         self.watch_door();
     }
 
@@ -124,7 +147,7 @@ impl Muxer {
         let mut payload = chain.readable();
         let mut header = Header::new_zeroed();
         if payload.read(header.as_mut_bytes()) < HEADER_LEN {
-            self.nonsense += 1;
+            self.counts.nonsense += 1;
         } else if self.handle(&header, &mut payload) {
             self.resets.push_back(header.reset(self.cid));
         }
@@ -136,7 +159,7 @@ impl Muxer {
         let ours = header.src_cid.get() == self.cid && header.dst_cid.get() == HOST;
         let op = Op::from_number(header.op.get());
         if !ours || header.kind.get() != STREAM {
-            self.nonsense += 1;
+            self.counts.nonsense += 1;
             return op != Some(Op::Reset);
         }
         let whole = usize::try_from(header.len.get()).is_ok_and(|len| len <= payload.remaining());
@@ -144,11 +167,12 @@ impl Muxer {
         match (op.filter(|_| whole), known) {
             (Some(Op::Request), None) => !self.dial(header),
             (Some(op), Some(id)) => {
+                self.counts.transmitted += if op == Op::Data { header.len.get().into() } else { 0 };
                 self.table.update(id, |connection| connection.receive(op, header, payload)).unwrap_or(true)
             }
             (Some(op), None) => op != Op::Reset,
             (None, known) => {
-                self.nonsense += 1;
+                self.counts.nonsense += 1;
                 if let Some(id) = known {
                     self.close(id);
                 }
@@ -168,6 +192,7 @@ impl Muxer {
             Ok(stream) => self.insert(Connection::dialled(stream, request), None),
             Err(error) => {
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
+                    self.counts.refused += 1;
                     log::debug!("{}: nobody listens for port {port} of the host's", self.name);
                 } else {
                     self.complain(&format_args!("cannot connect to port {port} of the host's: {error}"));
@@ -183,7 +208,10 @@ impl Muxer {
         let event = EpollEvent::new(events, self.table.next_id());
         let added = self.poll.ctl(ControlOperation::Add, connection.stream().as_raw_fd(), event);
         match &added {
-            Ok(()) => self.table.insert(connection, deadline),
+            Ok(()) => {
+                self.table.insert(connection, deadline);
+                self.counts.connections += 1;
+            }
             Err(error) => self.complain(&format_args!("cannot wait for a connection: {error}")),
         }
         added.is_ok()
@@ -195,6 +223,7 @@ impl Muxer {
 
     /// A guest can make the host refuse as often as it likes; once is enough to know.
     fn complain(&mut self, reason: &std::fmt::Arguments<'_>) {
+        self.counts.refused += 1;
         if std::mem::replace(&mut self.complained, true) {
             log::debug!("{}: {reason}", self.name);
         } else {
@@ -206,13 +235,14 @@ impl Muxer {
     pub(super) fn fill(&mut self, chain: &Chain<'_>) -> Served {
         let mut to = chain.writable();
         if to.remaining() <= HEADER_LEN {
-            self.nonsense += 1;
+            self.counts.nonsense += 1;
             return Served::Done(0);
         }
         let mut payload = to.clone();
         payload.skip(HEADER_LEN);
         let Some(header) = self.next_packet(&payload) else { return Served::Stop };
         to.write(header.as_bytes());
+        self.counts.received += u64::from(header.len.get());
         Served::Done(header.len.get().saturating_add(u32::try_from(HEADER_LEN).unwrap_or(0)))
     }
 

@@ -79,31 +79,33 @@ impl Table {
     pub(super) fn update<T>(&mut self, id: Id, change: impl FnOnce(&mut Connection) -> T) -> Option<T> {
         let entry = self.entries.get_mut(&id)?;
         let result = change(&mut entry.connection);
-        let Entry { connection, turn, deadline } = entry;
-        let stage = connection.stage;
-        if stage != Stage::Greeting {
-            if let Some(deadline) = deadline.take() {
-                self.deadlines.remove(&(deadline, id));
-            }
+        let (stage, ports, news) =
+            (entry.connection.stage, entry.connection.ports, entry.connection.has_news());
+        if stage != Stage::Greeting
+            && let Some(deadline) = entry.deadline.take()
+        {
+            self.deadlines.remove(&(deadline, id));
         }
-        if let Some(ports) = connection.ports {
-            if matches!(stage, Stage::Lingering | Stage::Over) {
-                if self.by_ports.get(&ports) == Some(&id) {
-                    self.by_ports.remove(&ports);
-                }
-            } else {
-                self.by_ports.insert(ports, id);
-            }
-        }
-        match (connection.has_news(), *turn) {
+        match (news, entry.turn) {
             (true, None) => {
-                *turn = Some(self.next_turn);
+                entry.turn = Some(self.next_turn);
                 self.turns.insert(self.next_turn, id);
                 self.next_turn += 1;
             }
-            (false, Some(place)) => {
-                *turn = None;
-                self.turns.remove(&place);
+            (false, Some(turn)) => {
+                entry.turn = None;
+                self.turns.remove(&turn);
+            }
+            _ => {}
+        }
+        let ended = matches!(stage, Stage::Lingering | Stage::Over);
+        match ports {
+            Some(ports) if !ended => {
+                self.by_ports.insert(ports, id);
+            }
+            // Another connection may have these ports by now.
+            Some(ports) if self.by_ports.get(&ports) == Some(&id) => {
+                self.by_ports.remove(&ports);
             }
             _ => {}
         }

@@ -135,3 +135,56 @@ fn nonsense_is_shown_the_door() {
     guest.expect_silence();
     guest.answer(5);
 }
+
+#[test]
+fn connections_and_their_bytes_are_counted() {
+    let mut guest = Guest::new();
+    let listener = guest.listen(80);
+    let (ports, mut stream) = guest.dial(1, &listener);
+    guest.say(ports, b"seven..");
+    stream.write_all(b"five.").unwrap();
+    guest.receive_bytes(5);
+    guest.send(packet(Ports { guest: 2, host: 81 }, Op::Request));
+    guest.expect(Op::Reset);
+    guest.send(Header { kind: 9.into(), ..packet(ports, Op::Data) });
+    guest.expect(Op::Reset);
+    let expected = [
+        ("connections", 1),
+        ("connections_total", 1),
+        ("refused_total", 1),
+        ("received_bytes", 5),
+        ("transmitted_bytes", 7),
+        ("bad_packets_total", 1),
+    ];
+    assert_eq!(guest.driver.handle.metrics().unwrap(), expected);
+}
+
+/// In a process of its own: the limit is for all of it.
+#[test]
+fn a_host_without_descriptors_refuses_and_goes_on() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "virtio::vsock::tests::crowd::without_descriptors"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "takes its process all descriptors"]
+fn without_descriptors() {
+    let mut guest = Guest::new();
+    let listener = guest.listen(80);
+    guest.driver.pause();
+    let _stream = guest.connect("CONNECT 5\n");
+    let usual = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..usual }).unwrap();
+    guest.driver.resume();
+    guest.send(packet(Ports { guest: 1, host: 80 }, Op::Request));
+    guest.expect(Op::Reset);
+    guest.expect_silence();
+    setrlimit(Resource::Nofile, usual).unwrap();
+    // It tries again by itself.
+    assert_eq!(guest.expect(Op::Request).dst_port.get(), 5);
+    guest.dial(1, &listener);
+}

@@ -45,36 +45,39 @@ fn what_is_not_for_the_host_or_not_of_the_guest_is_reset() {
 
 #[test]
 fn what_a_connection_may_not_do_ends_it() {
-    let after_shutdown = |guest: &mut Guest, ports| {
-        guest.send(shutdown(ports, shut::SEND));
-        guest.say(ports, b"one more thing");
-    };
-    let longer_than_the_chain = |guest: &mut Guest, ports| {
-        guest.send_raw(&Header { len: 6.into(), ..packet(ports, Op::Data) }, b"short");
-    };
-    let longer_than_all = |guest: &mut Guest, ports| {
-        guest.send_raw(&Header { len: u32::MAX.into(), ..packet(ports, Op::Data) }, b"short");
-    };
-    let unknown = |guest: &mut Guest, ports| {
-        guest.send(Header { op: 8.into(), ..packet(ports, Op::Data) });
-    };
-    let zero = |guest: &mut Guest, ports| {
-        guest.send(Header { op: 0.into(), ..packet(ports, Op::Data) });
-    };
-    let response = |guest: &mut Guest, ports| guest.send(packet(ports, Op::Response));
-    let request = |guest: &mut Guest, ports| guest.send(packet(ports, Op::Request));
-    let cases: [&dyn Fn(&mut Guest, Ports); 7] =
-        [&after_shutdown, &longer_than_the_chain, &longer_than_all, &unknown, &zero, &response, &request];
+    let data = |len: u32| move |ports| Header { len: len.into(), ..packet(ports, Op::Data) };
+    let op = |op: u16| move |ports| Header { op: op.into(), ..packet(ports, Op::Data) };
+    // Each with five bytes after it.
+    let cases: [Box<dyn Fn(Ports) -> Header>; 7] = [
+        Box::new(data(6)),
+        Box::new(data(70_000)),
+        Box::new(data(u32::MAX)),
+        Box::new(op(0)),
+        Box::new(op(8)),
+        Box::new(op(Op::Response.number())),
+        Box::new(op(Op::Request.number())),
+    ];
     let mut guest = Guest::new();
     for (index, case) in cases.into_iter().enumerate() {
         let (ports, mut stream) = guest.answer(5);
-        case(&mut guest, ports);
+        guest.send_raw(&case(ports), b"short");
         guest.expect(Op::Reset);
         assert_eq!(read_to_end(&mut stream), b"", "case {index}");
         guest.send(packet(ports, Op::CreditUpdate));
         guest.expect(Op::Reset);
     }
     guest.expect_silence();
+}
+
+#[test]
+fn bytes_after_the_last_end_the_connection() {
+    let mut guest = Guest::new();
+    let (ports, mut stream) = guest.answer(5);
+    guest.send(shutdown(ports, shut::SEND));
+    guest.expect_silence();
+    guest.say(ports, b"one more thing");
+    guest.expect(Op::Reset);
+    assert_eq!(read_to_end(&mut stream), b"");
 }
 
 #[test]
