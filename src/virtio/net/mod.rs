@@ -105,6 +105,10 @@ struct Nic {
     pairs: Vec<Pair>,
     /// Pairs that the driver uses.
     used: u16,
+    /// What of the features the tap has been told of.
+    offloads: u64,
+    /// Whether the host has heard of a tap that refuses something.
+    warned: bool,
     receive_pace: Pace,
     transmit_pace: Pace,
 }
@@ -158,6 +162,8 @@ impl Nic {
             features: 0,
             pairs: tap.ports.into_iter().map(Pair::new).collect(),
             used: 0,
+            offloads: 0,
+            warned: false,
             receive_pace: Pace::new(config.rate.as_ref())?,
             transmit_pace: Pace::new(config.rate.as_ref())?,
         };
@@ -180,7 +186,7 @@ impl Nic {
     fn use_pairs(&mut self, pairs: u16) -> bool {
         while let Some(pair) = self.pairs.get(usize::from(self.used)).filter(|_| self.used < pairs) {
             if let Err(error) = pair.port.set_attached(true) {
-                log::warn!("the tap '{}' has no queue {} any more: {error}", self.name, self.used);
+                self.warn(&error);
                 return false;
             }
             self.used += 1;
@@ -195,13 +201,27 @@ impl Nic {
     }
 
     /// Frames for the guest come as the features among `features` say.
-    fn set_offloads(&self, features: u64) -> bool {
-        let Some(pair) = self.pairs.first() else { return false };
-        let set = pair.port.set_offload(features::to_tap(features));
-        if let Err(error) = &set {
-            log::warn!("the offloads of the tap '{}' cannot be set: {error}", self.name);
+    fn set_offloads(&mut self, features: u64) -> bool {
+        let wanted = features::guest_offloads(features);
+        if wanted == self.offloads {
+            return true;
         }
-        set.is_ok()
+        let set = self.pairs.first().map(|pair| pair.port.set_offload(features::to_tap(wanted)));
+        if let Some(Err(error)) = &set {
+            self.warn(error);
+        }
+        let done = matches!(set, Some(Ok(())));
+        if done {
+            self.offloads = wanted;
+        }
+        done
+    }
+
+    /// Tells the host once of a tap that refuses something: the driver may ask as often as it likes.
+    fn warn(&mut self, error: &io::Error) {
+        let level = if self.warned { log::Level::Debug } else { log::Level::Warn };
+        self.warned = true;
+        log::log!(level, "the tap '{}' cannot be set as its guest wants it: {error}", self.name);
     }
 
     fn receive(&mut self, index: usize, io: &mut Io<'_>) {
@@ -251,15 +271,23 @@ impl Nic {
         }
     }
 
+    /// One command: the host takes its time for some of them, and others on the event loop want theirs.
     fn control(&mut self, index: usize, io: &mut Io<'_>) {
         let Some(queue) = io.queue(index) else { return };
         let (features, most, before) = (self.features, self.most_pairs(), self.used);
+        let mut served = false;
         queue.drain(|chain| {
+            if std::mem::replace(&mut served, true) {
+                return Served::Stop;
+            }
             Served::Done(control::serve(chain, features, most, |command| match command {
                 Command::Pairs(pairs) => self.use_pairs(pairs),
                 Command::Offloads(offloads) => self.set_offloads(offloads),
             }))
         });
+        if served {
+            queue.look_again();
+        }
         for pair in before.into()..self.used.into() {
             self.receive(pair, io);
             self.transmit(pair, io);
@@ -311,9 +339,7 @@ impl Device for Nic {
 
     fn activate(&mut self, features: u64) {
         self.features = features;
-        if self.offered & features::GUEST_CSUM != 0 {
-            self.set_offloads(features);
-        }
+        self.set_offloads(features);
         for pair in &mut self.pairs {
             pair.receiver.activate(features & features::MRG_RXBUF != 0);
             pair.transmitter.activate();
@@ -381,9 +407,7 @@ impl Device for Nic {
     /// does not know.
     fn reset(&mut self) {
         self.use_pairs(1);
-        if self.offered & features::GUEST_CSUM != 0 {
-            self.set_offloads(0);
-        }
+        self.set_offloads(0);
         self.features = 0;
         for pair in &self.pairs {
             pair.port.discard(TAP_QUEUE);

@@ -94,6 +94,7 @@ impl Host {
     fn receive(&self) -> (Vec<u8>, Vec<u8>) {
         let mut bytes = vec![0; 1 << 17];
         loop {
+            // SAFETY: an address is plain data, for which zeroes are valid.
             let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
             let mut len = size_of::<libc::sockaddr_ll>() as u32;
             // SAFETY: both buffers are live.
