@@ -194,6 +194,24 @@ fn the_escape_key_quits() {
 }
 
 #[test]
+fn the_escape_key_quits_from_a_virtio_console_that_the_guest_does_not_know() {
+    if kvm().is_none() {
+        return;
+    }
+    let options = ["--console", "off", "--virtio-console", "where=stdio"];
+    let mut terminal = Terminal::start(guest("boot spin").args(options));
+    let start = Instant::now();
+    while !terminal.settings().is_raw() {
+        assert!(start.elapsed() < PATIENCE, "the terminal does not become raw");
+        thread::sleep(Duration::from_millis(1));
+    }
+    terminal.press(b"abc\x01x");
+    let (status, text) = terminal.finish();
+    assert_eq!(status.code(), Some(0), "{text}");
+    assert_eq!(text, "");
+}
+
+#[test]
 fn the_escape_key_explains_itself_and_can_be_typed() {
     if kvm().is_none() {
         return;

@@ -1,13 +1,13 @@
 //! Standard input as the guest's keyboard, with an escape key; standard output that may go away.
 
 use std::io::{self, IsTerminal, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
 use super::terminal;
 use crate::config::{Console, MachineConfig, device_name};
 use crate::machine::StopHandle;
-use crate::streams::{Input, Streams};
+use crate::streams::{Input, Output, Streams};
 
 const CTRL_A: u8 = 1;
 
@@ -54,6 +54,52 @@ pub(super) fn stdio(stop: &LateStop) -> Result<Streams, crate::streams::Error> {
         Box::new(Keyboard { terminal, keys: Keys::default(), stop: stop.clone() })
     });
     Ok(streams)
+}
+
+/// Keys on their way to a console that reads none before its guest has a driver and room: a pipe lies
+/// between them, so that the escape key is seen at any time.
+pub(super) struct Relay {
+    keyboard: Box<dyn Input>,
+    guest: Output,
+}
+
+impl Relay {
+    /// Puts a pipe before a console's input, where that is a terminal.
+    pub(super) fn before(streams: &mut Streams) -> io::Result<Option<Self>> {
+        if !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        let Some(keyboard) = streams.input.take() else { return Ok(None) };
+        let (reader, writer) = io::pipe()?;
+        streams.input = Some(Box::new(reader));
+        Ok(Some(Self { keyboard, guest: Output::of_fd(writer.into()) }))
+    }
+
+    /// Passes on what is typed; none when there will be no more. Keys that do not fit into the pipe are
+    /// lost: the guest has not looked at thousands before them.
+    pub(super) fn pass(mut self) -> Option<Self> {
+        let mut keys = [0; 256];
+        match self.keyboard.read(&mut keys) {
+            Ok(0) => None,
+            Ok(count) => {
+                if let Err(error) = self.guest.write(keys.get(..count).unwrap_or_default()) {
+                    log::debug!("the guest takes no keys: {error}");
+                }
+                Some(self)
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Some(self),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Readable when there are keys.
+impl AsRawFd for Relay {
+    fn as_raw_fd(&self) -> RawFd {
+        self.keyboard.as_fd().as_raw_fd()
+    }
 }
 
 /// A terminal's keys, of which `Ctrl-A` begins a command to us.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::console::{LateStop, Loss, OutputWatch};
+use super::console::{LateStop, Loss, OutputWatch, Relay};
 use super::devices::DeviceArgs;
 use super::report::Report;
 use super::signals::{Signals, Woken};
@@ -154,8 +154,11 @@ impl Run {
         if serial_stdio {
             builder = builder.console(super::console::stdio(&stop)?);
         }
+        let mut relay = None;
         if let Some(name) = &virtio_stdio {
-            let console = virtio::console::Console::new(name, super::console::stdio(&stop)?)?;
+            let mut streams = super::console::stdio(&stop)?;
+            relay = Relay::before(&mut streams)?;
+            let console = virtio::console::Console::new(name, streams)?;
             builder = builder.virtio_device(name, console.on_output_lost(watch.teller(true)));
         }
         let machine = builder.build()?;
@@ -172,7 +175,8 @@ impl Run {
         let control = self.control.as_deref().map(Server::listen).transpose()?;
         let raw = stdio.then(terminal::RawMode::enter).flatten();
         let machine = Controlled::Running(machine.resume()?);
-        let (machine, signal) = Watch { signals, control, raw, stop, window: virtio_stdio }.wait(machine)?;
+        let (machine, signal) =
+            Watch { raw, signals, control, relay, stop, window: virtio_stdio }.wait(machine)?;
         let outcome = machine.wait()?;
         report.print(&outcome);
         let loss = watch.loss().map(Loss::code);
@@ -187,6 +191,7 @@ struct Watch {
     raw: Option<terminal::RawMode>,
     signals: Signals,
     control: Option<Server>,
+    relay: Option<Relay>,
     stop: LateStop,
     /// The virtio console that is told of the terminal's size.
     window: Option<String>,
@@ -198,13 +203,15 @@ impl Watch {
         machine = self.tell_size(machine);
         while let Some(ended) = machine.ended() {
             let control = self.control.as_ref().map(AsRawFd::as_raw_fd);
-            match self.signals.wait_beside(ended, control)? {
+            let keyboard = self.relay.as_ref().map(AsRawFd::as_raw_fd);
+            match self.signals.wait_beside(ended, control, keyboard)? {
                 Woken::Ended => break,
                 Woken::Asked => {
                     if let Some(control) = &mut self.control {
                         machine = control.serve(machine, Controlled::answer);
                     }
                 }
+                Woken::Typed => self.relay = self.relay.take().and_then(Relay::pass),
                 Woken::Signal(signal) => {
                     self.stop.stop();
                     return Ok((machine, Some(signal)));

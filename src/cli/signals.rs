@@ -43,22 +43,35 @@ impl Signals {
         Ok(Self { set, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
-    /// Waits for a signal, or until the machine's end or the control socket's descriptor is readable.
-    pub(super) fn wait_beside(&self, ended: RawFd, control: Option<RawFd>) -> io::Result<Woken> {
+    /// Waits for a signal, or until the descriptor of the machine's end, the control socket or the
+    /// keyboard is readable.
+    pub(super) fn wait_beside(
+        &self,
+        ended: RawFd,
+        control: Option<RawFd>,
+        keyboard: Option<RawFd>,
+    ) -> io::Result<Woken> {
         // A negative descriptor is passed over.
         let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut polled = [entry(self.fd.as_raw_fd()), entry(ended), entry(control.unwrap_or(-1))];
-        // SAFETY: three whole entries; the call waits for as long as it takes.
-        while unsafe { libc::poll(polled.as_mut_ptr(), 3, -1) } < 0 {
+        let fds = [Some(self.fd.as_raw_fd()), Some(ended), control, keyboard];
+        let mut polled = fds.map(|fd| entry(fd.unwrap_or(-1)));
+        // SAFETY: four whole entries; the call waits for as long as it takes.
+        while unsafe { libc::poll(polled.as_mut_ptr(), 4, -1) } < 0 {
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
         }
-        let [signal, ended, _] = polled.map(|entry| entry.revents != 0);
-        if !signal {
-            return Ok(if ended { Woken::Ended } else { Woken::Asked });
+        match polled.map(|entry| entry.revents != 0) {
+            [true, ..] => self.fetch(),
+            [_, true, ..] => Ok(Woken::Ended),
+            [_, _, true, _] => Ok(Woken::Asked),
+            _ => Ok(Woken::Typed),
         }
+    }
+
+    /// The signal that is pending.
+    fn fetch(&self) -> io::Result<Woken> {
         let mut number = 0;
         // SAFETY: the set is whole, the number has room, and a signal is pending.
         match unsafe { libc::sigwait(&raw const self.set, &raw mut number) } {
@@ -77,6 +90,8 @@ pub(super) enum Woken {
     Ended,
     /// Something has come by the control socket.
     Asked,
+    /// There are keys.
+    Typed,
     /// This signal asks the process to end.
     Signal(i32),
     /// The process was stopped and goes on; whoever had the terminal meanwhile has changed it.

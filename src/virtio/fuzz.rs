@@ -127,6 +127,7 @@ fn step(driver: &mut GuestDriver, source: &mut Source<'_>, offered: u64, queues:
         5 => {
             let commands = [
                 Command::BalloonTarget(Size::new(u64::from(source.word()) << 12)),
+                Command::BalloonHinting(source.byte() & 1 != 0),
                 Command::DiskResized,
                 Command::ConsoleResize { columns: source.byte().into(), rows: source.byte().into() },
             ];
