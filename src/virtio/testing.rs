@@ -171,8 +171,11 @@ impl GuestDriver {
 
     fn place_queue(&mut self, queue: usize, size: u16) {
         let (descriptors, available, used) = Self::ring(queue);
-        for at in (descriptors..descriptors + RING_ROOM).step_by(8) {
-            self.memory.write_obj(0_u64, GuestAddress(at)).unwrap();
+        let entries = usize::from(size);
+        for (area, len) in
+            [(descriptors, 16 * entries), (available, 6 + 2 * entries), (used, 6 + 8 * entries)]
+        {
+            self.memory.write_slice(&vec![0; len], GuestAddress(area)).unwrap();
         }
         self.write(reg::QUEUE_SEL, queue as u32);
         self.write(reg::QUEUE_NUM, size.into());
