@@ -242,6 +242,16 @@ fn check_frames(frames: &[Frame]) {
         assert!(these.clone().count() > 3, "connection {stream}, from the guest {from_guest}: no frames");
         these
     };
+    for (stream, from_guest) in [(0, true), (0, false), (1, true), (1, false), (2, true), (2, false)] {
+        let count = |what: fn(&&Frame) -> bool| of(stream, from_guest).filter(what).count();
+        println!(
+            "connection {stream}, from the guest {from_guest}: frames {}, large {}, good {}, partial {}",
+            count(|_| true),
+            count(|frame| frame.bytes > LARGEST),
+            count(|frame| frame.tcp_good),
+            count(|frame| frame.tcp_partial)
+        );
+    }
     for stream in [0, 2] {
         assert!(of(stream, true).all(|frame| frame.tcp_good || frame.tcp_partial), "{stream}");
         assert!(of(stream, true).any(|frame| frame.bytes > LARGEST), "no segmentation was left to the host");
