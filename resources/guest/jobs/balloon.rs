@@ -105,8 +105,7 @@ impl Stock {
             let count = (self.inside - goal).min(CHAIN);
             let first = self.inside - count;
             balloon.deflate(part(first, count))?;
-            self.cleared += self.matching(first, count, |_| 0);
-            self.write(first, count);
+            self.cleared += self.write(first, count);
             self.inside = first;
             self.given += count;
         }
@@ -114,24 +113,24 @@ impl Stock {
         Ok(())
     }
 
-    fn write(&self, first: u64, count: u64) {
+    /// Writes to pages; how many of them were cleared. A page that the host has to
+    /// bring back costs it two faults if it is read before it is written.
+    fn write(&self, first: u64, count: u64) -> u64 {
+        let mut cleared = 0;
         for page in first..first + count {
-            for place in PLACES {
-                self.pages.write64(page * PAGE + place, mixed(page * PAGE + place + 1));
-            }
+            let [start, end] = PLACES.map(|place| page * PAGE + place);
+            self.pages.write64(start, mixed(start + 1));
+            cleared += u64::from(self.pages.read64(end) == 0);
+            self.pages.write64(end, mixed(end + 1));
         }
+        cleared
     }
 
     /// Looks at all pages that are not in the balloon.
     fn check(&mut self) {
-        let outside = self.count() - self.inside;
-        self.wrong += outside - self.matching(self.inside, outside, |offset| mixed(offset + 1));
-    }
-
-    /// Of these pages, those that hold what they should at each offset.
-    fn matching(&self, first: u64, count: u64, expected: impl Fn(u64) -> u64) -> u64 {
-        let is_right = |offset| self.pages.read64(offset) == expected(offset);
-        let pages = first..first + count;
-        pages.filter(|page| PLACES.iter().all(|place| is_right(page * PAGE + place))).count() as u64
+        for page in self.inside..self.count() {
+            let is_right = |offset| self.pages.read64(offset) == mixed(offset + 1);
+            self.wrong += u64::from(!PLACES.iter().all(|place| is_right(page * PAGE + place)));
+        }
     }
 }
