@@ -127,9 +127,12 @@ fn main() -> anyhow::Result<()> {
     println!("{:<30} {:>14} {:>22}", "", "requests/turn", "instructions/request");
     for (number, case) in (0..).zip(&CASES) {
         let Case { name, depth, .. } = *case;
-        match measure(number, depth, &disk, folder.path(), options.functions) {
-            Ok(instructions_a_request) => {
+        match measure(number, depth, &disk, folder.path()) {
+            Ok((instructions_a_request, functions)) => {
                 println!("{name:<30} {depth:>14} {instructions_a_request:>22.1}");
+                for function in functions.iter().filter(|_| options.functions) {
+                    println!("  {function}");
+                }
                 instructions.push(Cost { case: name, requests_a_turn: depth, instructions_a_request });
             }
             Err(reason) => println!("{name:<30} not measured: {reason:#}"),
@@ -141,11 +144,12 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(number: u32, depth: u16, disk: &Path, folder: &Path, functions: bool) -> anyhow::Result<f64> {
-    let once = valgrind::instructions(number, TURNS, disk, folder, false)?;
-    let twice = valgrind::instructions(number, 2 * TURNS, disk, folder, functions)?;
-    let more = twice.checked_sub(once).context("more requests cost less")?;
-    Ok(f64::from(u32::try_from(more)?) / f64::from(TURNS) / f64::from(depth))
+/// The instructions of one request, and the costliest functions with their share.
+fn measure(case: u32, depth: u16, disk: &Path, folder: &Path) -> anyhow::Result<(f64, Vec<String>)> {
+    let once = valgrind::run(case, TURNS, disk, folder)?;
+    let twice = valgrind::run(case, 2 * TURNS, disk, folder)?;
+    let more = twice.instructions.checked_sub(once.instructions).context("more requests cost less")?;
+    Ok((f64::from(u32::try_from(more)?) / f64::from(TURNS) / f64::from(depth), twice.functions))
 }
 
 /// Drives the device of a case; what it does in its turns counts.

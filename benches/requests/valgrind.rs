@@ -13,6 +13,8 @@ use anyhow::{Context, ensure};
 /// Callgrind's requests: its letters, then their number (`callgrind.h`).
 const TOGGLE_COLLECT: u64 = (b'C' as u64) << 24 | (b'T' as u64) << 16 | 2;
 
+const MOST_FUNCTIONS: usize = 10;
+
 /// Starts to count, or stops to. Without valgrind it does nothing.
 pub(crate) fn toggle() {
     let request = [TOGGLE_COLLECT, 0, 0, 0, 0, 0];
@@ -38,14 +40,15 @@ pub(crate) fn version() -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The instructions of a case in so many turns.
-pub(crate) fn instructions(
-    case: u32,
-    turns: u32,
-    disk: &Path,
-    folder: &Path,
-    functions: bool,
-) -> anyhow::Result<u64> {
+/// What one run of a case took.
+pub(crate) struct Run {
+    pub(crate) instructions: u64,
+    /// The costliest functions: instructions, share, name.
+    pub(crate) functions: Vec<String>,
+}
+
+/// Runs a case of this program for so many turns.
+pub(crate) fn run(case: u32, turns: u32, disk: &Path, folder: &Path) -> anyhow::Result<Run> {
     let report = folder.join("callgrind.out");
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--collect-atstart=no", "--quiet"])
@@ -56,20 +59,21 @@ pub(crate) fn instructions(
         .output()?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}", complaint.trim());
-    if functions {
-        print_functions(&report);
-    }
     let text = fs::read_to_string(&report)?;
-    let total =
-        text.lines().find_map(|line| line.strip_prefix("totals: ")).context("callgrind says no total")?;
-    Ok(total.trim().parse()?)
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
+    let instructions = total.context("callgrind says no total")?.trim().parse()?;
+    Ok(Run { instructions, functions: functions(&report) })
 }
 
-fn print_functions(report: &Path) {
-    let output = Command::new("callgrind_annotate").arg("--threshold=95").arg(report).output();
+/// The lines of callgrind_annotate(1) about functions, without files and objects.
+fn functions(report: &Path) -> Vec<String> {
+    let output = Command::new("callgrind_annotate").arg("--threshold=99").arg(report).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let is_function = |line: &&str| line.contains('%') && line.contains(':');
-    for line in text.lines().filter(is_function).take(16) {
-        println!("  {}", line.trim());
-    }
+    let lines = text.lines().filter_map(|line| {
+        let (cost, place) = line.split_once("%)")?;
+        let (_, name) = place.split_once(':')?;
+        let name = name.rsplit_once(" [").map_or(name, |(name, _)| name);
+        Some(format!("{}%)  {name}", cost.trim()))
+    });
+    lines.take(MOST_FUNCTIONS).collect()
 }
