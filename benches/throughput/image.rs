@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context;
 use tempfile::TempDir;
@@ -49,6 +50,12 @@ impl Image {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The kind of its file system; nothing if the host does not tell.
+    pub(crate) fn file_system(&self) -> String {
+        let output = Command::new("stat").args(["-f", "-c", "%T"]).arg(&self.path).output();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
     }
 
     /// Has the host write what it holds back, so that the next who runs does not pay for it.

@@ -119,6 +119,7 @@ struct Results {
     host: Fingerprint,
     versions: BTreeMap<&'static str, Option<String>>,
     image_mib: u64,
+    file_system: String,
     rounds: usize,
     seconds: u64,
     disk: Vec<Comparison>,
@@ -144,8 +145,10 @@ fn main() -> anyhow::Result<()> {
     report::print_host(&host);
 
     let (mut disk, mut limited, mut verified, mut net) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut file_system = String::new();
     if options.wants(Part::Disk) || options.wants(Part::Limits) {
         let image = Image::make(IMAGE_MIB)?;
+        file_system = image.file_system();
         if options.wants(Part::Disk) {
             disk = disk::measure(&programs, &image, effort)?;
         }
@@ -170,6 +173,7 @@ fn main() -> anyhow::Result<()> {
         host,
         versions: programs.versions(),
         image_mib: IMAGE_MIB,
+        file_system,
         rounds: effort.rounds,
         seconds: effort.seconds,
         disk,
