@@ -2,17 +2,15 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
 
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::engine::{Completion, Engine, Operation};
 use super::image::{Image, SECTOR};
 use super::request::{ID_LEN, Limits, MAX_RANGE_SECTORS, Request, Status, Task};
 use crate::memory::GuestMemory;
 use crate::virtio::iovec::IoVecs;
-use crate::virtio::rate::Limiter;
+use crate::virtio::pace::Pace;
 use crate::virtio::{Command, CommandError, ConfigSpace, Description, Device, Io, Served};
 
 const ID: u32 = 2;
@@ -51,7 +49,7 @@ pub(super) struct Block {
     engine: Box<dyn Engine>,
     serial: [u8; ID_LEN],
     queues: u16,
-    limiter: Option<(Limiter, TimerFd)>,
+    pace: Pace,
     /// Requests that the engine has, by token, and the tokens that are free.
     in_flight: Vec<Option<InFlight>>,
     free: Vec<usize>,
@@ -68,7 +66,7 @@ impl Block {
         image: Image,
         serial: &str,
         queues: u16,
-        limiter: Option<(Limiter, TimerFd)>,
+        pace: Pace,
     ) -> Result<Self, super::image::Error> {
         let mut bytes = [0; ID_LEN];
         bytes.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
@@ -78,7 +76,7 @@ impl Block {
             image,
             serial: bytes,
             queues: queues.max(1),
-            limiter,
+            pace,
             in_flight: Vec::new(),
             free: Vec::new(),
             driver_flushes: false,
@@ -115,7 +113,7 @@ impl Block {
 
     /// Takes what is in a queue, as far as the limit allows it.
     fn take(&mut self, index: usize, io: &mut Io<'_>) {
-        let Some(queue) = io.queues.get_mut(index) else { return };
+        let Some(queue) = io.queues.get_mut(index).filter(|_| !self.pace.is_waiting()) else { return };
         let limits = self.limits();
         queue.drain(|chain| {
             let Some(Request { task, status, room }) = Request::parse(chain, limits) else {
@@ -123,7 +121,7 @@ impl Block {
             };
             match task {
                 Task::Operation(operation) => {
-                    if !self.passes(&operation) {
+                    if !self.passes(index, &operation) {
                         return Served::Stop;
                     }
                     let flush_next = !self.driver_flushes && operation.writes();
@@ -150,21 +148,16 @@ impl Block {
         self.finish(io);
     }
 
-    /// Whether the limit lets an operation pass now; otherwise the timer says when to look again.
-    fn passes(&mut self, operation: &Operation) -> bool {
-        let Some((limiter, timer)) = &mut self.limiter else { return true };
+    /// Whether the limit lets an operation pass now; otherwise the timer says when to look again, and no
+    /// queue passes before: small operations would keep a large one out for ever.
+    fn passes(&mut self, queue: usize, operation: &Operation) -> bool {
         let (_, bytes) = operation.extent();
-        match limiter.take(bytes, 1, Instant::now()) {
-            Ok(()) => true,
-            Err(wait) => {
-                if let Err(error) = timer.reset(wait, None) {
-                    log::warn!("{}: no timer, so no limit: {error}", self.name);
-                    self.limiter = None;
-                    return true;
-                }
-                false
-            }
+        let Err(time) = self.pace.take(bytes) else { return true };
+        let waits = self.pace.wait(queue, time);
+        if let Err(error) = &waits {
+            log::warn!("{}: no timer, so no limit: {error}", self.name);
         }
+        waits.is_err()
     }
 
     fn keep(&mut self, request: InFlight) -> u64 {
@@ -270,8 +263,8 @@ impl Device for Block {
         if let Some(fd) = self.engine.fd() {
             io.watch(fd.as_raw_fd(), ENGINE, EventSet::IN);
         }
-        if let Some((_, timer)) = &self.limiter {
-            io.watch(timer.as_raw_fd(), TIMER, EventSet::IN);
+        if let Some(timer) = self.pace.timer() {
+            io.watch(timer, TIMER, EventSet::IN);
         }
     }
 
@@ -282,9 +275,10 @@ impl Device for Block {
     fn fd_event(&mut self, token: u32, _: EventSet, io: &mut Io<'_>) {
         if token == ENGINE {
             self.finish(io);
-        } else if let Some((_, timer)) = &mut self.limiter {
-            let _ = timer.wait();
-            (0..io.queues.len()).for_each(|queue| self.take(queue, io));
+        } else {
+            let first = self.pace.end_wait();
+            let others = (0..io.queues.len()).filter(|queue| Some(*queue) != first);
+            first.into_iter().chain(others).for_each(|queue| self.take(queue, io));
         }
     }
 
@@ -297,6 +291,7 @@ impl Device for Block {
     }
 
     fn stop(&mut self, io: &mut Io<'_>) {
+        self.pace.end_wait();
         if let Err(error) = self.engine.wait_all() {
             self.lost(&error, io);
         }

@@ -13,7 +13,6 @@ pub mod config;
 mod control;
 mod features;
 mod interface;
-mod pace;
 mod port;
 mod receive;
 mod tap;
@@ -30,11 +29,11 @@ pub use self::tap::Error;
 
 use self::config::{Mac, Net};
 use self::control::Command;
-use self::pace::Pace;
 use self::port::Port;
 use self::receive::Receiver;
 use self::tap::Tap;
 use self::transmit::Transmitter;
+use super::pace::Pace;
 use super::{Attach, ConfigSpace, Description, Device, Io, OpenError, Place, Served};
 
 const ID: u32 = 1;

@@ -224,6 +224,45 @@ fn a_limit_holds_requests_back_and_loses_none() {
 }
 
 #[test]
+fn the_end_of_a_wait_that_begins_anew_does_not_hold_the_loop_up() {
+    let (_folder, disk) = image();
+    let mut driver = driver(&Disk { rate: Some("8K".parse().unwrap()), ..disk });
+    driver.set_up(0);
+    // The burst, half a second's worth, and four seconds'.
+    for len in [8 << 10, 4 << 10, 32 << 10] {
+        driver.offer(0, &[&header(IN, 0)], &[len, 1]);
+    }
+    driver.kick(0);
+    driver.wait_used(0);
+    // The loop finds a kick and, behind it, the end of the first wait.
+    driver.stall(Duration::from_millis(800), |driver| driver.kick(0));
+    let start = Instant::now();
+    driver.wait_used(0);
+    driver.settle();
+    assert!(start.elapsed() < Duration::from_secs(2), "the loop was held up for {:?}", start.elapsed());
+    driver.reset();
+}
+
+#[test]
+fn small_requests_do_not_keep_a_large_one_out() {
+    let (_folder, disk) = image();
+    let mut driver = driver(&Disk { rate: Some("8K".parse().unwrap()), queues: Some(2), ..disk });
+    driver.set_up(0);
+    driver.offer(0, &[&header(IN, 0)], &[12 << 10, 1]);
+    driver.kick(0);
+    driver.settle();
+    let start = Instant::now();
+    while driver.used(0).is_none() {
+        assert!(start.elapsed() < Duration::from_secs(5), "the large request waits for ever");
+        if driver.used(1).is_none() {
+            driver.offer(1, &[&header(IN, 0)], &[512, 1]);
+            driver.kick(1);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn a_file_that_grows_is_announced() {
     let (folder, disk) = image();
     let mut driver = driver(&disk);
