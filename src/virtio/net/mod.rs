@@ -381,7 +381,8 @@ impl Device for Nic {
             }
             port => {
                 let index = usize::try_from(port).unwrap_or(usize::MAX);
-                if events.contains(EventSet::OUT) {
+                // An error alone is also an answer to who waits to send: a tap that has gone is never ready.
+                if events != EventSet::IN {
                     self.transmit(index, io);
                 }
                 if events != EventSet::OUT {
