@@ -120,6 +120,10 @@ impl Block {
                 return Served::Done(0);
             };
             match task {
+                Task::Operation(_) if self.is_full() => {
+                    answer(&status, Status::IoError);
+                    Served::Done(1)
+                }
                 Task::Operation(operation) => {
                     if !self.passes(index, &operation) {
                         return Served::Stop;
@@ -160,6 +164,12 @@ impl Block {
         waits.is_err()
     }
 
+    /// Whether the engine has as many operations as the queues hold. More it would get only of driver after
+    /// driver, when it has failed.
+    fn is_full(&self) -> bool {
+        self.in_flight.len() - self.free.len() >= usize::from(QUEUE_SIZE) * usize::from(self.queues)
+    }
+
     fn keep(&mut self, request: InFlight) -> u64 {
         let token = self.free.pop().unwrap_or_else(|| {
             self.in_flight.push(None);
@@ -197,7 +207,11 @@ impl Block {
         let Some(slot) = usize::try_from(token).ok().and_then(|token| self.in_flight.get_mut(token)) else {
             return;
         };
-        let Some(request) = slot.as_mut() else { return };
+        let Some(request) = slot.as_mut() else {
+            // Of a driver that is gone.
+            self.free.extend(usize::try_from(token));
+            return;
+        };
         if result.is_ok() && std::mem::take(&mut request.flush_next) {
             self.engine.submit(token, Operation::Flush);
             return;
@@ -229,8 +243,10 @@ impl Block {
         }
     }
 
-    /// The engine itself has failed: nothing can be done until someone makes a new one.
+    /// The engine itself has failed: nothing can be done until someone makes a new one. What it has may be
+    /// done at any time, even after its end, so the guest's memory stays where it is for good.
     fn lost(&mut self, error: &io::Error, io: &Io<'_>) {
+        std::mem::forget(self.memory.take());
         self.failed(error);
         io.needs_reset();
     }
@@ -306,9 +322,9 @@ impl Device for Block {
         }
     }
 
+    /// The token of a request that the engine still has, as it has failed, is not free before it tells of it.
     fn reset(&mut self) {
-        self.in_flight.clear();
-        self.free.clear();
+        self.in_flight.iter_mut().for_each(|request| *request = None);
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::*;
 use crate::virtio::block::config::{Disk, EngineKind};
 use crate::virtio::testing::{GuestDriver, PLACE, conformance};
 use crate::virtio::{Attach, Command, CommandError, Place};
@@ -300,4 +301,59 @@ fn a_root_disk_tells_the_kernel() {
     let disk = Disk { readonly: true, ..disk };
     assert_eq!(disk.kernel_words(&PLACE).unwrap(), "root=/dev/vda ro");
     assert_eq!(Disk::new("x").kernel_words(&PLACE), None);
+}
+
+/// An engine that carries nothing out and cannot be waited for; it tells of each operation one operation
+/// later.
+#[derive(Default)]
+struct Failed(Vec<u64>);
+
+impl Engine for Failed {
+    fn submit(&mut self, token: u64, _: Operation) {
+        self.0.push(token);
+    }
+
+    fn kick(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn completions(&mut self, sink: &mut Vec<Completion>) -> io::Result<()> {
+        if self.0.len() > 1 {
+            sink.push(Completion { token: self.0.remove(0), result: Ok(0) });
+        }
+        Ok(())
+    }
+
+    fn wait_all(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::OutOfMemory.into())
+    }
+
+    fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+
+    fn pending(&self) -> usize {
+        self.0.len()
+    }
+
+    fn name(&self) -> &'static str {
+        "failed"
+    }
+}
+
+#[test]
+fn what_an_engine_failed_to_do_for_one_driver_is_not_told_the_next() {
+    let (_folder, disk) = image();
+    let image = Image::open(&disk).unwrap();
+    let mut block = Block::new("test".to_owned(), image, "", 1, Pace::default()).unwrap();
+    block.engine = Box::new(Failed::default());
+    let mut driver = GuestDriver::new(Box::new(block));
+    for _ in 0..2 {
+        driver.set_up(0);
+        driver.offer(0, &[&header(IN, 0)], &[512, 1]);
+        driver.kick(0);
+        driver.settle();
+        assert!(driver.used(0).is_none(), "the engine has done nothing");
+        driver.reset();
+    }
 }
