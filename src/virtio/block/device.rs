@@ -11,7 +11,7 @@ use super::request::{ID_LEN, Limits, MAX_RANGE_SECTORS, Request, Status, Task};
 use crate::memory::GuestMemory;
 use crate::virtio::iovec::IoVecs;
 use crate::virtio::pace::Pace;
-use crate::virtio::{Command, CommandError, ConfigSpace, Description, Device, Io, Served};
+use crate::virtio::{Command, CommandError, ConfigSpace, Description, Device, Io, Served, VirtQueue};
 
 const ID: u32 = 2;
 const QUEUE_SIZE: u16 = 256;
@@ -27,6 +27,10 @@ mod feature {
     pub(super) const WRITE_ZEROES: u64 = 1 << 14;
 }
 
+/// Most bytes that are transferred at a time, one request aside: a pause, a reset and the machine's end wait
+/// for them, and with them all that is on the event loop.
+const MOST_BYTES: u64 = 64 << 20;
+
 /// Tokens of the descriptors.
 const ENGINE: u32 = 0;
 const TIMER: u32 = 1;
@@ -38,6 +42,8 @@ struct InFlight {
     status: IoVecs,
     /// Bytes for the driver when it succeeds, the status included.
     written: u32,
+    /// Bytes that it transfers.
+    bytes: u64,
     /// A write that the driver counts as safe when it is done, as it knows no flushes.
     flush_next: bool,
 }
@@ -53,6 +59,9 @@ pub(super) struct Block {
     /// Requests that the engine has, by token, and the tokens that are free.
     in_flight: Vec<Option<InFlight>>,
     free: Vec<usize>,
+    /// The bytes of these requests, and whether others wait until there are fewer.
+    bytes: u64,
+    held: bool,
     /// Whether the driver flushes; without that, a write has to be safe when it is done.
     driver_flushes: bool,
     failures: u64,
@@ -79,6 +88,8 @@ impl Block {
             pace,
             in_flight: Vec::new(),
             free: Vec::new(),
+            bytes: 0,
+            held: false,
             driver_flushes: false,
             failures: 0,
             memory: None,
@@ -125,13 +136,17 @@ impl Block {
                     Served::Done(1)
                 }
                 Task::Operation(operation) => {
-                    if !self.passes(index, &operation) {
+                    let bytes = transferred(&operation);
+                    self.held |= self.bytes > 0 && self.bytes.saturating_add(bytes) > MOST_BYTES;
+                    if self.held || !self.passes(index, &operation) {
                         return Served::Stop;
                     }
+                    self.bytes += bytes;
                     let flush_next = !self.driver_flushes && operation.writes();
                     let written = 1 + if matches!(operation, Operation::Read { .. }) { room } else { 0 };
                     let head = chain.head();
-                    let token = self.keep(InFlight { queue: index, head, status, written, flush_next });
+                    let token =
+                        self.keep(InFlight { queue: index, head, status, written, bytes, flush_next });
                     self.engine.submit(token, operation);
                     Served::Deferred
                 }
@@ -199,7 +214,11 @@ impl Block {
                 self.lost(&error, io);
             }
         }
-        io.queues.iter_mut().for_each(crate::virtio::VirtQueue::signal);
+        io.queues.iter_mut().for_each(VirtQueue::signal);
+        if self.held && self.bytes < MOST_BYTES {
+            self.held = false;
+            io.queues.iter().for_each(VirtQueue::look_again);
+        }
     }
 
     fn complete(&mut self, completion: Completion, io: &mut Io<'_>) {
@@ -216,7 +235,8 @@ impl Block {
             self.engine.submit(token, Operation::Flush);
             return;
         }
-        let Some(InFlight { queue, head, status, written, .. }) = slot.take() else { return };
+        let Some(InFlight { queue, head, status, written, bytes, .. }) = slot.take() else { return };
+        self.bytes = self.bytes.saturating_sub(bytes);
         self.free.extend(usize::try_from(token));
         let written = match result {
             Ok(_) => {
@@ -249,6 +269,14 @@ impl Block {
         std::mem::forget(self.memory.take());
         self.failed(error);
         io.needs_reset();
+    }
+}
+
+/// Bytes that an operation moves between the guest and the disk.
+fn transferred(operation: &Operation) -> u64 {
+    match operation {
+        Operation::Read { buffers, .. } | Operation::Write { buffers, .. } => buffers.len(),
+        Operation::Flush | Operation::Discard { .. } | Operation::WriteZeroes { .. } => 0,
     }
 }
 
@@ -325,6 +353,7 @@ impl Device for Block {
     /// The token of a request that the engine still has, as it has failed, is not free before it tells of it.
     fn reset(&mut self) {
         self.in_flight.iter_mut().for_each(|request| *request = None);
+        (self.bytes, self.held) = (0, false);
     }
 }
 

@@ -1,6 +1,8 @@
 //! The device, through its rings.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -306,11 +308,12 @@ fn a_root_disk_tells_the_kernel() {
 /// An engine that carries nothing out and cannot be waited for; it tells of each operation one operation
 /// later.
 #[derive(Default)]
-struct Failed(Vec<u64>);
+struct Failed(Vec<u64>, Arc<AtomicUsize>);
 
 impl Engine for Failed {
     fn submit(&mut self, token: u64, _: Operation) {
         self.0.push(token);
+        self.1.fetch_max(self.0.len(), Ordering::SeqCst);
     }
 
     fn kick(&mut self) -> io::Result<()> {
@@ -356,4 +359,26 @@ fn what_an_engine_failed_to_do_for_one_driver_is_not_told_the_next() {
         assert!(driver.used(0).is_none(), "the engine has done nothing");
         driver.reset();
     }
+}
+
+#[test]
+fn what_a_pause_has_to_wait_for_is_bounded() {
+    let (folder, disk) = image();
+    let file = fs::File::options().write(true).open(folder.path().join("disk.img")).unwrap();
+    file.set_len(16 << 20).unwrap();
+    let image = Image::open(&disk).unwrap();
+    let mut block = Block::new("test".to_owned(), image, "", 1, Pace::default()).unwrap();
+    let engine = Failed::default();
+    let most = Arc::clone(&engine.1);
+    block.engine = Box::new(engine);
+    let mut driver = GuestDriver::new(Box::new(block));
+    driver.set_up(0);
+    for _ in 0..16 {
+        driver.offer(0, &[&header(IN, 0)], &[16 << 20, 1]);
+    }
+    driver.kick(0);
+    for _ in 0..15 {
+        driver.wait_used(0);
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 4);
 }
