@@ -26,6 +26,7 @@ pub mod vsock;
 pub mod worker;
 
 mod attach;
+mod pace;
 
 pub use attach::{Attach, Attached, Error, OpenError, Opened, Place, open_all};
 pub use chain::{Chain, Cursor};

@@ -13,7 +13,6 @@ pub mod config;
 mod control;
 mod features;
 mod interface;
-mod pace;
 mod port;
 mod receive;
 mod tap;
@@ -30,11 +29,11 @@ pub use self::tap::Error;
 
 use self::config::{Mac, Net};
 use self::control::Command;
-use self::pace::Pace;
 use self::port::Port;
 use self::receive::Receiver;
 use self::tap::Tap;
 use self::transmit::Transmitter;
+use super::pace::Pace;
 use super::{Attach, ConfigSpace, Description, Device, Io, OpenError, Place, Served};
 
 const ID: u32 = 1;
@@ -382,7 +381,8 @@ impl Device for Nic {
             }
             port => {
                 let index = usize::try_from(port).unwrap_or(usize::MAX);
-                if events.contains(EventSet::OUT) {
+                // An error alone is also an answer to who waits to send: a tap that has gone is never ready.
+                if events != EventSet::IN {
                     self.transmit(index, io);
                 }
                 if events != EventSet::OUT {
