@@ -1,5 +1,5 @@
 # make demo    boot Linux to a busybox shell on this terminal (Ctrl-A x quits)
-# make test    every test; builds and caches the test kernel first
+# make test    every test; installs what they use on the host, builds and caches the test kernel first
 # make lint    formatting, lints and documentation, all without warnings
 # make bench   the benchmarks; results go to benches/results
 
@@ -14,6 +14,7 @@ demo:
 		--cmdline "quiet $$(cat resources/linux/cmdline)"
 
 test:
+	-resources/linux/host-tools.sh
 	linux=$(LINUX) && BANTAM_LINUX="$$linux" cargo test
 
 lint:

@@ -9,16 +9,14 @@ mod common;
 
 use std::env;
 use std::ffi::OsStr;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use common::linux::{CMDLINE, linux};
 use common::process::{bantam, start};
 use common::{kvm, skip};
 use serde_json::Value;
 
-/// Kernel parameters that a KVM which interprets kernel code needs, and others do not mind.
-const CMDLINE: &str = include_str!("../resources/linux/cmdline");
 /// How long a boot may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// A kernel that has to decompress itself first.
@@ -48,15 +46,6 @@ const EXCEPTIONS: [&str; 1] = [
     // This kernel is built without networking, by which ACPI would tell user space of its events.
     "acpi: failed to create genetlink family for acpi event",
 ];
-
-/// The folder with the guest's files, or a printed reason why the test is skipped.
-fn linux() -> Option<PathBuf> {
-    let folder = match env::var_os("BANTAM_LINUX") {
-        Some(folder) => PathBuf::from(folder),
-        None => return skip("BANTAM_LINUX is not set; `make test` builds a kernel and sets it"),
-    };
-    kvm().map(|_| folder)
-}
 
 /// One way to start the guest.
 struct Boot {

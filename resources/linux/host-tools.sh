@@ -9,10 +9,11 @@ packages=(
     e2fsprogs       # mkfs.ext4, fsck.ext4: disks that the guest mounts, and whether it left them clean
     fio             # what the host's own disk does
     iproute2        # ip, ss: taps, bridges and network namespaces
+    iputils-ping    # ping: whether a guest answers
     qemu-system-x86 # another monitor, with the same guest
     qemu-utils      # qemu-img: image formats made and checked by others
     socat           # the other end of sockets and terminals
-    tshark          # what went over the wire
+    tshark          # dumpcap, tshark: what went over the wire
 )
 
 . "$here/packages.sh"

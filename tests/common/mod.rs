@@ -12,6 +12,9 @@
     clippy::indexing_slicing
 )]
 
+pub mod linux;
+pub mod netns;
+pub mod peer;
 pub mod process;
 pub mod screen;
 

@@ -1,0 +1,43 @@
+//! A network of a test's own.
+
+// unshare(2) is a C call.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::panic::resume_unwind;
+use std::process::Command;
+use std::thread;
+
+use super::process::finish;
+use super::skip;
+
+/// Runs `body` on a thread in a fresh network namespace, as are the threads and processes that it
+/// starts; or prints a reason why the test is skipped.
+pub fn in_network_of_its_own(body: impl FnOnce() + Send) {
+    if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
+        let _ = skip::<()>(&format!("/dev/net/tun: {error}"));
+        return;
+    }
+    // The harness's own thread may go on to other tests.
+    let name = thread::current().name().unwrap_or("test").to_owned();
+    thread::scope(|scope| {
+        let inside = move || {
+            // SAFETY: the call changes the namespace of this thread and its children, nothing else.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                let error = io::Error::last_os_error();
+                let _ = skip::<()>(&format!("a network namespace of its own: {error}"));
+                return;
+            }
+            body();
+        };
+        let thread = thread::Builder::new().name(name).spawn_scoped(scope, inside).unwrap();
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+    });
+}
+
+/// `ip` with these words.
+pub fn ip(words: &str) {
+    let ended = finish(Command::new("ip").args(words.split(' ')));
+    assert_eq!(ended.code(), 0, "ip {words}: {}", ended.stderr);
+}
