@@ -66,6 +66,9 @@ impl Attach for Net {
 /// # Errors
 /// They are not a tap's, or the tap does not have what the device needs.
 pub fn device(config: &Net, taps: Vec<OwnedFd>) -> Result<impl Device + use<>, OpenError> {
+    if taps.is_empty() {
+        return Err("a network device needs at least one descriptor of a tap".into());
+    }
     nic(config, Tap::adopt(taps)?)
 }
 
