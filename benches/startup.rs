@@ -25,6 +25,8 @@ use serde::Serialize;
 use support::host::Fingerprint;
 use support::memory::{self, Overhead};
 use support::process::{self, Run, Running};
+use support::program::{self, version};
+use support::results;
 use support::stats::{Summary, median_ratio};
 
 const MEMORY_MIB: u64 = 256;
@@ -157,7 +159,7 @@ fn main() -> anyhow::Result<()> {
     };
     print(&results);
     if options.save {
-        save(&results)?;
+        results::save("startup.json", &results)?;
     }
     Ok(())
 }
@@ -177,12 +179,11 @@ fn floor() -> anyhow::Result<Contender> {
 }
 
 fn bantam() -> anyhow::Result<Contender> {
-    let program = env::var_os("BANTAM_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_bantam").into());
     let memory = format!("{MEMORY_MIB}M");
     let arguments = |more: &[&str]| ["run", "--memory", &memory].iter().chain(more).map(Into::into).collect();
     Ok(Contender {
         name: "bantam",
-        program: fs::canonicalize(&program).with_context(|| program.display().to_string())?,
+        program: program::bantam()?,
         boot: arguments(&["--cmdline", "boot"]),
         spin: Some(arguments(&["--console", "off", "--cmdline", "spin"])),
         every: 1,
@@ -191,15 +192,14 @@ fn bantam() -> anyhow::Result<Contender> {
 
 /// QEMU with the machine that is nearest, and as little else as it lets one leave out.
 fn qemu() -> anyhow::Result<Contender> {
-    let program = PathBuf::from("qemu-system-x86_64");
-    ensure!(version(&program).is_some(), "{} is not installed", program.display());
+    let program = program::installed(program::QEMU)?;
     let memory = MEMORY_MIB.to_string();
     let arguments = |serial, job| {
         [
             ["-machine", "microvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on,accel=kvm"],
             ["-cpu", "host"],
             ["-m", &memory],
-            ["-kernel", concat!(env!("OUT_DIR"), "/guest.elf")],
+            ["-kernel", program::GUEST],
             ["-append", job],
             ["-display", "none"],
             ["-serial", serial],
@@ -217,11 +217,6 @@ fn qemu() -> anyhow::Result<Contender> {
         spin: Some(arguments("none", "spin")),
         every: QEMU_EVERY,
     })
-}
-
-fn version(program: &Path) -> Option<String> {
-    let output = Command::new(program).arg("--version").output().ok()?;
-    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }
 
 /// The runs of each round by contender.
@@ -363,7 +358,7 @@ fn print_times(contenders: &[(&str, &Figures)]) {
     let cell = |ratio: Option<f64>| ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
     for (name, figures) in contenders {
         for (what, pick) in series {
-            let (Some(Summary { samples, min, p25, p50, p90 }), ratio) = pick(figures) else { continue };
+            let (Some(Summary { samples, min, p25, p50, p90, .. }), ratio) = pick(figures) else { continue };
             let of_minima = floor.and_then(|floor| pick(floor).0).map(|floor| min / floor.min);
             let (label, ratio, of_minima) = (format!("{name:<8} {what}"), cell(ratio), cell(of_minima));
             println!(
@@ -371,13 +366,4 @@ fn print_times(contenders: &[(&str, &Figures)]) {
             );
         }
     }
-}
-
-fn save(results: &Results) -> anyhow::Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
-    fs::create_dir_all(&folder)?;
-    let path = folder.join("startup.json");
-    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(results)?))?;
-    println!("\nwritten to {}", path.display());
-    Ok(())
 }

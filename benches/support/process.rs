@@ -15,7 +15,7 @@ use std::{env, fs, thread};
 use anyhow::{Context, bail, ensure};
 
 /// How long a program may be silent.
-const PATIENCE_MS: i32 = 20_000;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What one run took.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ pub(crate) fn time(command: &mut Command) -> anyhow::Result<Run> {
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let mut first = [0];
     let pipe = child.stdout.take().context("standard output is a pipe")?;
-    let mut output = Output { child: &mut child, pipe };
+    let mut output = Output { child: &mut child, pipe, patience: PATIENCE };
     let got = output.read(&mut first).with_context(|| format!("the output of {command:?}"))?;
     let first_byte = start.elapsed();
     io::copy(&mut output, &mut io::sink()).with_context(|| format!("the output of {command:?}"))?;
@@ -54,6 +54,20 @@ pub(crate) fn time(command: &mut Command) -> anyhow::Result<Run> {
     ensure!(got == 1, "{command:?} printed nothing");
     let cpu = duration(usage.ru_utime)? + duration(usage.ru_stime)?;
     Ok(Run { first_byte, end, cpu })
+}
+
+/// Runs a program with no input to its end and gives what it printed. It may be silent for `patience`.
+pub(crate) fn output(command: &mut Command, patience: Duration) -> anyhow::Result<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let pipe = child.stdout.take().context("standard output is a pipe")?;
+    let mut text = String::new();
+    Output { child: &mut child, pipe, patience }
+        .read_to_string(&mut text)
+        .with_context(|| format!("the output of {command:?}"))?;
+    let status = child.wait()?;
+    ensure!(status.success(), "{command:?} failed ({status}): {text}");
+    Ok(text)
 }
 
 /// A program that runs until it is told to end; it is, whatever happens.
@@ -92,7 +106,8 @@ impl Running {
     /// Asks it to end, and waits until it has.
     pub(crate) fn terminate(mut self) -> anyhow::Result<()> {
         signal(self.id(), libc::SIGTERM);
-        for _ in 0..PATIENCE_MS / 10 {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
             if self.has_ended()? {
                 return Ok(());
             }
@@ -113,13 +128,15 @@ impl Drop for Running {
 struct Output<'a> {
     child: &'a mut Child,
     pipe: ChildStdout,
+    patience: Duration,
 }
 
 impl Read for Output<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let patience = i32::try_from(self.patience.as_millis()).unwrap_or(i32::MAX);
         let mut poll = libc::pollfd { fd: self.pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: `poll` is one valid entry.
-        match unsafe { libc::poll(&raw mut poll, 1, PATIENCE_MS) } {
+        match unsafe { libc::poll(&raw mut poll, 1, patience) } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 self.child.kill()?;

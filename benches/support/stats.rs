@@ -9,6 +9,7 @@ pub(crate) struct Summary {
     pub(crate) min: f64,
     pub(crate) p25: f64,
     pub(crate) p50: f64,
+    pub(crate) p75: f64,
     pub(crate) p90: f64,
 }
 
@@ -22,6 +23,7 @@ impl Summary {
             min: *sorted.first()?,
             p25: percentile(&sorted, 25)?,
             p50: percentile(&sorted, 50)?,
+            p75: percentile(&sorted, 75)?,
             p90: percentile(&sorted, 90)?,
         })
     }

@@ -32,3 +32,18 @@ macro_rules! define {
     };
 }
 with_devices!(define);
+
+macro_rules! keys {
+    ($($name:ident: $config:ty, $help:literal;)*) => {
+        /// The keys of every device.
+        pub(super) fn keys() -> String {
+            let mut text = String::from("Keys of the devices, with commas between (a comma in a value is written twice):\n");
+            $(
+                let option = stringify!($name).replace('_', "-");
+                text += &format!("\n--{option}\n{}\n", <$config as crate::config::DeviceConfig>::HELP);
+            )*
+            text
+        }
+    };
+}
+with_devices!(keys);

@@ -107,10 +107,12 @@ Examples:
   bantam run
   bantam run --kernel vmlinux --initrd initramfs.cpio --memory 512M --cmdline quiet
   bantam run --console off --cmdline 'smp end=exit:3' --cpus 4 --json
-  bantam run --config machine.toml --cpus 2";
+  bantam run --config machine.toml --cpus 2
+  bantam run --kernel vmlinux --root path=root.ext4 --net tap,ip=10.0.0.1/24 --entropy
+  bantam run --disk path=disk.img --cmdline 'blk=randread secs=5'";
 
 #[derive(Args, Debug)]
-#[command(after_help = RUN_HELP)]
+#[command(after_help = RUN_HELP, after_long_help = format!("{}\n{RUN_HELP}", super::devices::keys()))]
 pub(super) struct Run {
     #[command(flatten)]
     machine: MachineArgs,

@@ -13,17 +13,17 @@ macro_rules! with_devices {
     ($then:ident) => {
         $then! {
             disk: crate::virtio::block::config::Disk,
-                "A disk: path=FILE[,readonly][,format=raw|qcow2][,overlay=temp|FILE][,engine=io_uring|threads|sync][,direct][,cache=..][,rate=..]";
+                "A disk of a file or a block device.";
             net: crate::virtio::net::config::Net,
-                "A network interface: tap[=NAME][,ip=10.0.0.1/24][,mac=ADDRESS][,mtu=N][,queues=N][,rate=..][,offload=off] or fd=N";
+                "A network interface on a tap of the host's.";
             vsock: crate::virtio::vsock::config::Vsock,
-                "Sockets between the guest and the host: cid=3,uds=PATH; PATH_P is the host's port P";
+                "Sockets between the guest and programs on the host.";
             entropy: crate::virtio::entropy::config::Entropy,
-                "Random numbers of the host's, the guest's /dev/hwrng: [rate=..]";
+                "Random numbers of the host's, the guest's /dev/hwrng.";
             balloon: crate::virtio::balloon::config::Balloon,
-                "Takes memory from the guest and gives it back: [target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting][,hinting]";
+                "Takes memory from the guest and gives it back.";
             virtio_console: crate::virtio::console::config::Console,
-                "A console beside the serial one, the guest's /dev/hvc0: where=pty|off|file:PATH|stdio";
+                "A console beside the serial one, the guest's /dev/hvc0.";
         }
     };
 }
@@ -31,6 +31,9 @@ pub(crate) use with_devices;
 
 /// What the configuration of every virtio device can tell.
 pub trait DeviceConfig {
+    /// The keys, a line each with what it means and what it is without being given, then examples.
+    const HELP: &'static str;
+
     /// Most of them in a machine.
     const MOST: usize = usize::MAX;
 

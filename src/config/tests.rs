@@ -73,6 +73,23 @@ fn a_file_says_what_is_wrong_and_where() {
     assert!(matches!(missing, Error::Read { .. }));
 }
 
+macro_rules! check_help {
+    ($($name:ident: $config:ty, $help:literal;)*) => {
+        #[test]
+        fn every_key_of_a_device_is_documented() {
+            $(
+                let error = parse_options::<$config>("nonsense").unwrap_err().to_string();
+                let keys: Vec<_> = error.split('`').skip(3).step_by(2).collect();
+                assert!(!keys.is_empty(), "{error}");
+                for key in keys {
+                    assert!(<$config as DeviceConfig>::HELP.contains(key), "{} {key}", stringify!($name));
+                }
+            )*
+        }
+    };
+}
+with_devices!(check_help);
+
 #[test]
 fn limits_are_checked() {
     let with = |change: fn(&mut MachineConfig)| {

@@ -120,6 +120,9 @@ pub enum CommandError {
     /// The machine has ended.
     #[error("the machine has ended")]
     Gone,
+    /// There was no answer in time.
+    #[error("the device does not answer: the machine is paused, or the device waits for the host")]
+    Busy,
 }
 
 /// What a device works with during a call.

@@ -26,6 +26,7 @@ pub mod vsock;
 pub mod worker;
 
 mod attach;
+mod pace;
 
 pub use attach::{Attach, Attached, Error, OpenError, Opened, Place, open_all};
 pub use chain::{Chain, Cursor};
@@ -33,7 +34,7 @@ pub use config_space::ConfigSpace;
 pub use device::{Command, CommandError, Description, Device, Io, Metric, Watch};
 pub use queue::{QueueSetup, Served, VirtQueue};
 pub use status::DeviceStatus;
-pub use worker::{DeviceHandle, Doorbell, Worker};
+pub use worker::{ANSWER_WITHIN, DeviceHandle, Doorbell, Worker};
 
 /// Features that the transport and the queues have for every device (VIRTIO 1.2, chapter 6).
 pub mod feature {

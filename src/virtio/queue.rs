@@ -144,7 +144,7 @@ impl VirtQueue {
             if self.queue.disable_notification(&memory).is_err() {
                 self.give_up();
             }
-            while self.next(&memory, &mut chain) {
+            while self.next(&memory, &mut chain, &mut budget) {
                 match serve(&chain) {
                     Served::Done(len) => self.put_used(chain.head(), len),
                     Served::Deferred => self.in_flight += 1,
@@ -153,11 +153,10 @@ impl VirtQueue {
                         break 'more;
                     }
                 }
-                budget = budget.saturating_sub(1);
-                if budget == 0 {
-                    self.look_again();
-                    break 'more;
-                }
+            }
+            if budget == 0 {
+                self.look_again();
+                break;
             }
             if self.closed {
                 break;
@@ -171,10 +170,10 @@ impl VirtQueue {
         self.signal();
     }
 
-    /// The next good chain. Bad ones are given back at once.
-    fn next<'m>(&mut self, memory: &'m GuestMemory, chain: &mut Chain<'m>) -> bool {
+    /// The next good chain, if `budget` is enough for it. Bad ones are given back at once, and count too.
+    fn next<'m>(&mut self, memory: &'m GuestMemory, chain: &mut Chain<'m>, budget: &mut u16) -> bool {
         let most = usize::from(self.size());
-        while !self.closed {
+        while !self.closed && *budget > 0 {
             if self.in_flight >= self.size() {
                 // No driver has more chains than descriptors.
                 let more = self.queue.avail_idx(memory, Ordering::Acquire);
@@ -193,6 +192,7 @@ impl VirtQueue {
                 self.give_up();
                 return false;
             }
+            *budget -= 1;
             if chain.refill(memory, descriptors, most).is_ok() {
                 return true;
             }

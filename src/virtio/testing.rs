@@ -374,6 +374,23 @@ impl GuestDriver {
         wait("the device does not need a reset", || self.status() & bit::NEEDS_RESET != 0);
     }
 
+    /// Keeps the loop busy for so long, while `act` happens.
+    pub(crate) fn stall(&self, time: Duration, act: impl FnOnce(&Self)) {
+        let (begin, begun) = std::sync::mpsc::channel();
+        let events = &self.events;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                events.take(move |_| {
+                    let _ = begin.send(());
+                    std::thread::sleep(time);
+                    false
+                })
+            });
+            begun.recv().unwrap();
+            act(self);
+        });
+    }
+
     /// Waits until the loop has handled all that was asked of it before.
     pub(crate) fn settle(&self) {
         self.events.take(|_| false);

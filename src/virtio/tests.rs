@@ -1,15 +1,17 @@
 //! Tests of the transport, the queues and the worker, with a device that sends back what it gets.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::status::bit;
 use super::testing::{GuestDriver, conformance, reg, wait};
 use super::*;
 use crate::config::Size;
+use crate::irq::fake::FakeLine;
 
 /// Answers with the bytes that it was sent. Its second queue keeps every chain until it is stopped.
 #[derive(Default)]
@@ -219,6 +221,32 @@ fn more_chains_than_descriptors_are_a_broken_ring() {
     driver.reset();
     driver.set_up(0);
     driver.request(0, &[b"a"], &[1]);
+}
+
+#[test]
+fn bad_chains_do_not_keep_others_from_their_turn() {
+    let memory = crate::memory::allocate(Size::mib(2)).unwrap();
+    let status = Arc::new(DeviceStatus::new(Arc::new(FakeLine::default()), ConfigSpace::default()));
+    let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    let setup = QueueSetup { size: 8, ready: true, descriptors: 0x1000, available: 0x2000, used: 0x3000 };
+    let mut queue = VirtQueue::open(&memory, &setup, 8, false, &status, &kick).unwrap();
+    // Descriptor 0 is outside memory, and one thread of the guest's offers it as fast as it can.
+    memory.write_obj(u64::MAX, GuestAddress(0x1000)).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let used: u16 = memory.load(GuestAddress(0x3002), Ordering::Acquire).unwrap();
+                memory.store(used.wrapping_add(8), GuestAddress(0x2002), Ordering::Release).unwrap();
+            }
+        });
+        wait("no chain", || memory.load::<u16>(GuestAddress(0x2002), Ordering::Acquire).unwrap() == 8);
+        queue.drain(|_| Served::Done(0));
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(queue.is_open());
+    assert_eq!(queue.bad_chains(), 8);
+    assert!(kick.read().is_ok(), "the queue is looked at again");
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
@@ -17,6 +18,9 @@ use super::status::DeviceStatus;
 use super::{ConfigSpace, feature};
 use crate::irq::IrqLine;
 use crate::memory::GuestMemory;
+
+/// How long a device may take to answer a command.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Token of the requests' descriptor.
 const WAKE: u32 = u32::MAX;
@@ -71,26 +75,33 @@ pub struct DeviceHandle {
 }
 
 impl DeviceHandle {
-    /// Has the device do something and waits until it has; while the machine is paused, that is when it
-    /// goes on.
+    /// Has the device do something and waits until it has, [`ANSWER_WITHIN`] at most.
     ///
     /// # Errors
-    /// The device does not know the command or cannot do it, or the machine has ended.
+    /// The device does not know the command or cannot do it, the machine has ended, or there is no answer:
+    /// the machine is paused, or the device's event loop is held up. The command is still done later.
     pub fn command(&self, command: Command) -> Result<(), CommandError> {
         let (done, answer) = sync_channel(1);
         self.requests.send(Request::Command(command, done));
-        answer.recv().unwrap_or(Err(CommandError::Gone))
+        wait_for(&answer)?
     }
 
     /// What the device knows and counts; waits as [`Self::command`] does.
     ///
     /// # Errors
-    /// The machine has ended.
+    /// The machine has ended, or there is no answer.
     pub fn metrics(&self) -> Result<Vec<Metric>, CommandError> {
         let (done, answer) = sync_channel(1);
         self.requests.send(Request::Metrics(done));
-        answer.recv().map_err(|_| CommandError::Gone)
+        wait_for(&answer)
     }
+}
+
+fn wait_for<T>(answer: &Receiver<T>) -> Result<T, CommandError> {
+    answer.recv_timeout(ANSWER_WITHIN).map_err(|error| match error {
+        RecvTimeoutError::Timeout => CommandError::Busy,
+        RecvTimeoutError::Disconnected => CommandError::Gone,
+    })
 }
 
 /// What the transport needs of a device.
@@ -325,9 +336,13 @@ struct OnLoop<'a, 'o> {
 impl Watch for OnLoop<'_, '_> {
     fn watch(&mut self, fd: RawFd, token: u32, events: EventSet) {
         let events = Events::with_data_raw(fd, token, events);
-        let done = if self.watched.insert(fd) { self.ops.add(events) } else { self.ops.modify(events) };
-        if let Err(error) = done {
-            log::warn!("a device cannot wait for descriptor {fd}: {error}");
+        let is_new = self.watched.insert(fd);
+        if let Err(error) = if is_new { self.ops.add(events) } else { self.ops.modify(events) } {
+            // The guest's kicks may repeat this as often as they like.
+            log::debug!("a device cannot wait for descriptor {fd}: {error}");
+            if is_new {
+                self.watched.remove(&fd);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the guest can do: one word of the command line, one job.
 
+mod balloon;
 mod blk;
 mod echo;
 mod exits;
@@ -42,6 +43,7 @@ pub enum Job {
     Blk(&'static str),
     Net(&'static str),
     Rng(&'static str),
+    Balloon,
     Virtio(&'static str),
     Smp,
     Echo,
@@ -64,6 +66,7 @@ impl Job {
         Some(match word {
             "hello" => Job::Hello,
             "boot" => Job::Boot,
+            "balloon" => Job::Balloon,
             "smp" => Job::Smp,
             "echo" => Job::Echo,
             "spin" => Job::Spin,
@@ -97,6 +100,7 @@ impl Job {
             Job::Blk(what) => blk::run(machine, what),
             Job::Net(what) => net::run(machine, what),
             Job::Rng(count) => rng::run(machine, count),
+            Job::Balloon => balloon::run(machine),
             Job::Virtio(what) => hostile::run(machine, what),
             Job::Smp => smp::run(machine),
             Job::Echo => echo::run(),

@@ -218,6 +218,14 @@ impl Window {
         self.config(offset, cpu::mmio_read32)
     }
 
+    /// Writes a field; outside the window it does nothing.
+    pub fn set_config32(self, offset: u32, value: u32) {
+        let place = register::CONFIG + offset;
+        if place + size_of::<u32>() as u32 <= self.size {
+            self.write(place, value);
+        }
+    }
+
     /// In two halves that belong together: the generation tells (2.5.1).
     pub fn config64(self, offset: u32) -> u64 {
         let mut value = 0;

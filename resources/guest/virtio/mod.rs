@@ -3,6 +3,7 @@
 
 use crate::words::Words;
 
+pub mod balloon;
 pub mod blk;
 pub mod dma;
 pub mod mmio;

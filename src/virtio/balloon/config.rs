@@ -32,6 +32,15 @@ pub struct Balloon {
 }
 
 impl DeviceConfig for Balloon {
+    const HELP: &'static str =
+        "  target=SIZE          how much it takes from the start; `bantam ctl` changes it [0]
+  deflate-on-oom       a guest that runs out of memory may take it back
+  stats=SECONDS        the guest tells so often how it is with its memory
+  reporting            the guest gives back what it does not use, all the time
+  hinting              the guest gives back what it does not use, when asked
+  id=NAME
+  Example: --balloon target=64M,stats=1,reporting --control vm.sock";
+
     const MOST: usize = 1;
 
     fn id(&self) -> Option<&str> {

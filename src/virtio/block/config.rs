@@ -60,6 +60,23 @@ pub struct Disk {
 pub const MAX_QUEUES: u16 = 4;
 
 impl DeviceConfig for Disk {
+    const HELP: &'static str = "  path=FILE            the image: a file or a block device
+  readonly             the guest cannot write; others may read the image, too
+  format=FORMAT        raw, qcow2, or auto: qcow2 if the name ends in .qcow2 [auto]
+  overlay=FILE|temp    writes go to this qcow2 file, or to one that is gone afterwards; the image
+                       stays as it is and may serve many machines
+  engine=ENGINE        io_uring, threads or sync [io_uring, or threads where the host has none]
+  direct               past the host's page cache
+  cache=MODE           when it is safe: writeback, when flushed; writethrough, when written; unsafe,
+                       when the host sees fit [writeback]
+  rate=RATE            limit: BYTES[/REQUESTS][:BURST[/REQUESTS]] a second
+  queues=N             request queues [one for each vCPU, at most 4]
+  root                 the kernel is told to take it for its root file system (as --root does)
+  serial=TEXT          serial number, at most 20 bytes [the id]
+  id=NAME, iothread=NAME
+  Examples: --root path=root.ext4   --disk path=data.img,rate=100M/2000,iothread=disks
+            --disk path=base.img,overlay=temp   --disk path=/dev/sdb,readonly,direct";
+
     fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }

@@ -2,18 +2,16 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
 
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::engine::{Completion, Engine, Operation};
 use super::image::{Image, SECTOR};
 use super::request::{ID_LEN, Limits, MAX_RANGE_SECTORS, Request, Status, Task};
 use crate::memory::GuestMemory;
 use crate::virtio::iovec::IoVecs;
-use crate::virtio::rate::Limiter;
-use crate::virtio::{Command, CommandError, ConfigSpace, Description, Device, Io, Served};
+use crate::virtio::pace::Pace;
+use crate::virtio::{Command, CommandError, ConfigSpace, Description, Device, Io, Served, VirtQueue};
 
 const ID: u32 = 2;
 const QUEUE_SIZE: u16 = 256;
@@ -29,6 +27,10 @@ mod feature {
     pub(super) const WRITE_ZEROES: u64 = 1 << 14;
 }
 
+/// Most bytes that are transferred at a time, one request aside: a pause, a reset and the machine's end wait
+/// for them, and with them all that is on the event loop.
+const MOST_BYTES: u64 = 64 << 20;
+
 /// Tokens of the descriptors.
 const ENGINE: u32 = 0;
 const TIMER: u32 = 1;
@@ -40,6 +42,8 @@ struct InFlight {
     status: IoVecs,
     /// Bytes for the driver when it succeeds, the status included.
     written: u32,
+    /// Bytes that it transfers.
+    bytes: u64,
     /// A write that the driver counts as safe when it is done, as it knows no flushes.
     flush_next: bool,
 }
@@ -51,10 +55,13 @@ pub(super) struct Block {
     engine: Box<dyn Engine>,
     serial: [u8; ID_LEN],
     queues: u16,
-    limiter: Option<(Limiter, TimerFd)>,
+    pace: Pace,
     /// Requests that the engine has, by token, and the tokens that are free.
     in_flight: Vec<Option<InFlight>>,
     free: Vec<usize>,
+    /// The bytes of these requests, and whether others wait until there are fewer.
+    bytes: u64,
+    held: bool,
     /// Whether the driver flushes; without that, a write has to be safe when it is done.
     driver_flushes: bool,
     failures: u64,
@@ -68,7 +75,7 @@ impl Block {
         image: Image,
         serial: &str,
         queues: u16,
-        limiter: Option<(Limiter, TimerFd)>,
+        pace: Pace,
     ) -> Result<Self, super::image::Error> {
         let mut bytes = [0; ID_LEN];
         bytes.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
@@ -78,9 +85,11 @@ impl Block {
             image,
             serial: bytes,
             queues: queues.max(1),
-            limiter,
+            pace,
             in_flight: Vec::new(),
             free: Vec::new(),
+            bytes: 0,
+            held: false,
             driver_flushes: false,
             failures: 0,
             memory: None,
@@ -115,21 +124,29 @@ impl Block {
 
     /// Takes what is in a queue, as far as the limit allows it.
     fn take(&mut self, index: usize, io: &mut Io<'_>) {
-        let Some(queue) = io.queues.get_mut(index) else { return };
+        let Some(queue) = io.queues.get_mut(index).filter(|_| !self.pace.is_waiting()) else { return };
         let limits = self.limits();
         queue.drain(|chain| {
             let Some(Request { task, status, room }) = Request::parse(chain, limits) else {
                 return Served::Done(0);
             };
             match task {
+                Task::Operation(_) if self.is_full() => {
+                    answer(&status, Status::IoError);
+                    Served::Done(1)
+                }
                 Task::Operation(operation) => {
-                    if !self.passes(&operation) {
+                    let bytes = transferred(&operation);
+                    self.held |= self.bytes > 0 && self.bytes.saturating_add(bytes) > MOST_BYTES;
+                    if self.held || !self.passes(index, &operation) {
                         return Served::Stop;
                     }
+                    self.bytes += bytes;
                     let flush_next = !self.driver_flushes && operation.writes();
                     let written = 1 + if matches!(operation, Operation::Read { .. }) { room } else { 0 };
                     let head = chain.head();
-                    let token = self.keep(InFlight { queue: index, head, status, written, flush_next });
+                    let token =
+                        self.keep(InFlight { queue: index, head, status, written, bytes, flush_next });
                     self.engine.submit(token, operation);
                     Served::Deferred
                 }
@@ -150,21 +167,22 @@ impl Block {
         self.finish(io);
     }
 
-    /// Whether the limit lets an operation pass now; otherwise the timer says when to look again.
-    fn passes(&mut self, operation: &Operation) -> bool {
-        let Some((limiter, timer)) = &mut self.limiter else { return true };
+    /// Whether the limit lets an operation pass now; otherwise the timer says when to look again, and no
+    /// queue passes before: small operations would keep a large one out for ever.
+    fn passes(&mut self, queue: usize, operation: &Operation) -> bool {
         let (_, bytes) = operation.extent();
-        match limiter.take(bytes, 1, Instant::now()) {
-            Ok(()) => true,
-            Err(wait) => {
-                if let Err(error) = timer.reset(wait, None) {
-                    log::warn!("{}: no timer, so no limit: {error}", self.name);
-                    self.limiter = None;
-                    return true;
-                }
-                false
-            }
+        let Err(time) = self.pace.take(bytes) else { return true };
+        let waits = self.pace.wait(queue, time);
+        if let Err(error) = &waits {
+            log::warn!("{}: no timer, so no limit: {error}", self.name);
         }
+        waits.is_err()
+    }
+
+    /// Whether the engine has as many operations as the queues hold. More it would get only of driver after
+    /// driver, when it has failed.
+    fn is_full(&self) -> bool {
+        self.in_flight.len() - self.free.len() >= usize::from(QUEUE_SIZE) * usize::from(self.queues)
     }
 
     fn keep(&mut self, request: InFlight) -> u64 {
@@ -196,7 +214,11 @@ impl Block {
                 self.lost(&error, io);
             }
         }
-        io.queues.iter_mut().for_each(crate::virtio::VirtQueue::signal);
+        io.queues.iter_mut().for_each(VirtQueue::signal);
+        if self.held && self.bytes < MOST_BYTES {
+            self.held = false;
+            io.queues.iter().for_each(VirtQueue::look_again);
+        }
     }
 
     fn complete(&mut self, completion: Completion, io: &mut Io<'_>) {
@@ -204,12 +226,17 @@ impl Block {
         let Some(slot) = usize::try_from(token).ok().and_then(|token| self.in_flight.get_mut(token)) else {
             return;
         };
-        let Some(request) = slot.as_mut() else { return };
+        let Some(request) = slot.as_mut() else {
+            // Of a driver that is gone.
+            self.free.extend(usize::try_from(token));
+            return;
+        };
         if result.is_ok() && std::mem::take(&mut request.flush_next) {
             self.engine.submit(token, Operation::Flush);
             return;
         }
-        let Some(InFlight { queue, head, status, written, .. }) = slot.take() else { return };
+        let Some(InFlight { queue, head, status, written, bytes, .. }) = slot.take() else { return };
+        self.bytes = self.bytes.saturating_sub(bytes);
         self.free.extend(usize::try_from(token));
         let written = match result {
             Ok(_) => {
@@ -236,10 +263,20 @@ impl Block {
         }
     }
 
-    /// The engine itself has failed: nothing can be done until someone makes a new one.
+    /// The engine itself has failed: nothing can be done until someone makes a new one. What it has may be
+    /// done at any time, even after its end, so the guest's memory stays where it is for good.
     fn lost(&mut self, error: &io::Error, io: &Io<'_>) {
+        std::mem::forget(self.memory.take());
         self.failed(error);
         io.needs_reset();
+    }
+}
+
+/// Bytes that an operation moves between the guest and the disk.
+fn transferred(operation: &Operation) -> u64 {
+    match operation {
+        Operation::Read { buffers, .. } | Operation::Write { buffers, .. } => buffers.len(),
+        Operation::Flush | Operation::Discard { .. } | Operation::WriteZeroes { .. } => 0,
     }
 }
 
@@ -270,8 +307,8 @@ impl Device for Block {
         if let Some(fd) = self.engine.fd() {
             io.watch(fd.as_raw_fd(), ENGINE, EventSet::IN);
         }
-        if let Some((_, timer)) = &self.limiter {
-            io.watch(timer.as_raw_fd(), TIMER, EventSet::IN);
+        if let Some(timer) = self.pace.timer() {
+            io.watch(timer, TIMER, EventSet::IN);
         }
     }
 
@@ -282,9 +319,10 @@ impl Device for Block {
     fn fd_event(&mut self, token: u32, _: EventSet, io: &mut Io<'_>) {
         if token == ENGINE {
             self.finish(io);
-        } else if let Some((_, timer)) = &mut self.limiter {
-            let _ = timer.wait();
-            (0..io.queues.len()).for_each(|queue| self.take(queue, io));
+        } else {
+            let first = self.pace.end_wait();
+            let others = (0..io.queues.len()).filter(|queue| Some(*queue) != first);
+            first.into_iter().chain(others).for_each(|queue| self.take(queue, io));
         }
     }
 
@@ -297,6 +335,7 @@ impl Device for Block {
     }
 
     fn stop(&mut self, io: &mut Io<'_>) {
+        self.pace.end_wait();
         if let Err(error) = self.engine.wait_all() {
             self.lost(&error, io);
         }
@@ -311,9 +350,10 @@ impl Device for Block {
         }
     }
 
+    /// The token of a request that the engine still has, as it has failed, is not free before it tells of it.
     fn reset(&mut self) {
-        self.in_flight.clear();
-        self.free.clear();
+        self.in_flight.iter_mut().for_each(|request| *request = None);
+        (self.bytes, self.held) = (0, false);
     }
 }
 

@@ -14,29 +14,19 @@ mod raw;
 mod device;
 mod request;
 
-use std::time::Instant;
-
-use vmm_sys_util::timerfd::TimerFd;
-
 use self::config::{Disk, MAX_QUEUES};
 use self::device::Block;
 use self::image::Image;
-use super::rate::Limiter;
+use super::pace::Pace;
 use super::{Attach, Device, OpenError, Place};
 
 impl Attach for Disk {
     fn open(&self, place: &Place<'_>) -> Result<Box<dyn Device>, OpenError> {
-        let limiter = match &self.rate {
-            Some(rate) => {
-                let timer = TimerFd::new().map_err(std::io::Error::from)?;
-                Some((Limiter::new(rate, Instant::now()), timer))
-            }
-            None => None,
-        };
+        let pace = Pace::new(self.rate.as_ref())?;
         let for_each_cpu = u16::try_from(place.cpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES);
         let serial = self.serial.as_deref().unwrap_or(place.name);
         let queues = self.queues.unwrap_or(for_each_cpu);
-        Ok(Box::new(Block::new(place.name.to_owned(), Image::open(self)?, serial, queues, limiter)?))
+        Ok(Box::new(Block::new(place.name.to_owned(), Image::open(self)?, serial, queues, pace)?))
     }
 
     /// Linux names virtio disks in their order: `vda` to `vdz`, then `vdaa`.

@@ -168,7 +168,8 @@ impl Limits {
 
 /// Buffers that stay when the chain is gone.
 fn vecs<'m>(slices: impl IntoIterator<Item = VolatileSlice<'m>>) -> IoVecs {
-    // SAFETY: the slices are of guest memory, which the device holds for as long as it has requests, and
-    // an engine waits for those that are in flight before it is dropped.
+    // SAFETY: the slices are of guest memory, which the device holds for as long as it has requests: an
+    // engine waits for those that are in flight before it is dropped, and if it cannot, the device never
+    // lets go of the memory.
     unsafe { IoVecs::from_slices(slices) }
 }

@@ -23,6 +23,11 @@ impl Default for Console {
 }
 
 impl DeviceConfig for Console {
+    const HELP: &'static str =
+        "  where=WHERE          pty, off, file:PATH, or stdio, which takes --console off [pty]
+  id=NAME
+  Example: --console off --virtio-console where=stdio --cmdline console=hvc0";
+
     fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }

@@ -17,6 +17,10 @@ pub struct Entropy {
 }
 
 impl DeviceConfig for Entropy {
+    const HELP: &'static str = "  rate=RATE            limit: BYTES[/REQUESTS][:BURST[/REQUESTS]] a second
+  id=NAME
+  Examples: --entropy   --entropy rate=4K:64K";
+
     const MOST: usize = 1;
 
     fn id(&self) -> Option<&str> {

@@ -78,6 +78,17 @@ impl Net {
 }
 
 impl DeviceConfig for Net {
+    const HELP: &'static str = "  tap[=NAME]           the tap; one that is not there is made, and goes with the machine [bantam0, ..]
+  fd=N                 an open tap (IFF_TAP, IFF_NO_PI, IFF_VNET_HDR) in place of a name
+  ip=ADDRESS/PREFIX    address and network of the host's end
+  mac=ADDRESS          the guest's address [random]
+  mtu=BYTES            68 to 65535
+  queues=N             queue pairs, 1 to 8 [1]
+  rate=RATE            limit each way: BYTES[/FRAMES][:BURST[/FRAMES]] a second
+  offload=off          no checksum or segmentation offload [on]
+  id=NAME, iothread=NAME
+  Examples: --net tap,ip=10.0.0.1/24   --net tap=lan,queues=4,mtu=9000,rate=100M/50000";
+
     fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }

@@ -13,7 +13,6 @@ pub mod config;
 mod control;
 mod features;
 mod interface;
-mod pace;
 mod port;
 mod receive;
 mod tap;
@@ -30,11 +29,11 @@ pub use self::tap::Error;
 
 use self::config::{Mac, Net};
 use self::control::Command;
-use self::pace::Pace;
 use self::port::Port;
 use self::receive::Receiver;
 use self::tap::Tap;
 use self::transmit::Transmitter;
+use super::pace::Pace;
 use super::{Attach, ConfigSpace, Description, Device, Io, OpenError, Place, Served};
 
 const ID: u32 = 1;
@@ -67,6 +66,9 @@ impl Attach for Net {
 /// # Errors
 /// They are not a tap's, or the tap does not have what the device needs.
 pub fn device(config: &Net, taps: Vec<OwnedFd>) -> Result<impl Device + use<>, OpenError> {
+    if taps.is_empty() {
+        return Err("a network device needs at least one descriptor of a tap".into());
+    }
     nic(config, Tap::adopt(taps)?)
 }
 
@@ -382,7 +384,8 @@ impl Device for Nic {
             }
             port => {
                 let index = usize::try_from(port).unwrap_or(usize::MAX);
-                if events.contains(EventSet::OUT) {
+                // An error alone is also an answer to who waits to send: a tap that has gone is never ready.
+                if events != EventSet::IN {
                     self.transmit(index, io);
                 }
                 if events != EventSet::OUT {

@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::pace::Pace;
 use super::port::Port;
 use super::{FRAME, HEADER, Turn};
 use crate::memory::GuestMemory;
 use crate::virtio::iovec::IoVecs;
+use crate::virtio::pace::Pace;
 use crate::virtio::{Chain, Served, VirtQueue};
 
 /// Most frames before others on the event loop have their turn.
@@ -105,7 +105,7 @@ impl Receiver {
             return self.wait_for_room(frame);
         }
         self.pending = Some(frame);
-        pace.take(frame.len).map_err(Turn::Wait)?;
+        pace.take(frame.len as u64).map_err(Turn::Wait)?;
         self.deliver(frame, queue);
         Ok(())
     }

@@ -5,10 +5,10 @@
 
 use std::io;
 
-use super::pace::Pace;
 use super::port::Port;
 use super::{FRAME, HEADER, Turn};
 use crate::virtio::iovec::IoVecs;
+use crate::virtio::pace::Pace;
 use crate::virtio::{Chain, Served, VirtQueue};
 
 /// Bytes after which others on the event loop have their turn.
@@ -67,7 +67,7 @@ impl Transmitter {
         }
         *budget = budget.saturating_sub(len);
         if !self.paid {
-            pace.take(len).map_err(Turn::Wait)?;
+            pace.take(len as u64).map_err(Turn::Wait)?;
             self.paid = true;
         }
         // SAFETY: the chain's memory is borrowed until the call below is done.

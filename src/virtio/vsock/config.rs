@@ -33,6 +33,12 @@ pub struct Vsock {
 }
 
 impl DeviceConfig for Vsock {
+    const HELP: &'static str = "  cid=N                the guest's context id, 3 to 4294967294
+  uds=PATH             a program that connects to this Unix socket and says CONNECT PORT reaches the
+                       guest's port; the guest's calls to the host's port P go to the socket PATH_P
+  id=NAME, iothread=NAME
+  Example: --vsock cid=3,uds=/tmp/vm.vsock";
+
     const MOST: usize = 1;
 
     fn id(&self) -> Option<&str> {

@@ -1,10 +1,13 @@
 //! The device, through its rings.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::*;
 use crate::virtio::block::config::{Disk, EngineKind};
 use crate::virtio::testing::{GuestDriver, PLACE, conformance};
 use crate::virtio::{Attach, Command, CommandError, Place};
@@ -224,6 +227,45 @@ fn a_limit_holds_requests_back_and_loses_none() {
 }
 
 #[test]
+fn the_end_of_a_wait_that_begins_anew_does_not_hold_the_loop_up() {
+    let (_folder, disk) = image();
+    let mut driver = driver(&Disk { rate: Some("8K".parse().unwrap()), ..disk });
+    driver.set_up(0);
+    // The burst, half a second's worth, and four seconds'.
+    for len in [8 << 10, 4 << 10, 32 << 10] {
+        driver.offer(0, &[&header(IN, 0)], &[len, 1]);
+    }
+    driver.kick(0);
+    driver.wait_used(0);
+    // The loop finds a kick and, behind it, the end of the first wait.
+    driver.stall(Duration::from_millis(800), |driver| driver.kick(0));
+    let start = Instant::now();
+    driver.wait_used(0);
+    driver.settle();
+    assert!(start.elapsed() < Duration::from_secs(2), "the loop was held up for {:?}", start.elapsed());
+    driver.reset();
+}
+
+#[test]
+fn small_requests_do_not_keep_a_large_one_out() {
+    let (_folder, disk) = image();
+    let mut driver = driver(&Disk { rate: Some("8K".parse().unwrap()), queues: Some(2), ..disk });
+    driver.set_up(0);
+    driver.offer(0, &[&header(IN, 0)], &[12 << 10, 1]);
+    driver.kick(0);
+    driver.settle();
+    let start = Instant::now();
+    while driver.used(0).is_none() {
+        assert!(start.elapsed() < Duration::from_secs(5), "the large request waits for ever");
+        if driver.used(1).is_none() {
+            driver.offer(1, &[&header(IN, 0)], &[512, 1]);
+            driver.kick(1);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn a_file_that_grows_is_announced() {
     let (folder, disk) = image();
     let mut driver = driver(&disk);
@@ -261,4 +303,82 @@ fn a_root_disk_tells_the_kernel() {
     let disk = Disk { readonly: true, ..disk };
     assert_eq!(disk.kernel_words(&PLACE).unwrap(), "root=/dev/vda ro");
     assert_eq!(Disk::new("x").kernel_words(&PLACE), None);
+}
+
+/// An engine that carries nothing out and cannot be waited for; it tells of each operation one operation
+/// later.
+#[derive(Default)]
+struct Failed(Vec<u64>, Arc<AtomicUsize>);
+
+impl Engine for Failed {
+    fn submit(&mut self, token: u64, _: Operation) {
+        self.0.push(token);
+        self.1.fetch_max(self.0.len(), Ordering::SeqCst);
+    }
+
+    fn kick(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn completions(&mut self, sink: &mut Vec<Completion>) -> io::Result<()> {
+        if self.0.len() > 1 {
+            sink.push(Completion { token: self.0.remove(0), result: Ok(0) });
+        }
+        Ok(())
+    }
+
+    fn wait_all(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::OutOfMemory.into())
+    }
+
+    fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+
+    fn pending(&self) -> usize {
+        self.0.len()
+    }
+
+    fn name(&self) -> &'static str {
+        "failed"
+    }
+}
+
+#[test]
+fn what_an_engine_failed_to_do_for_one_driver_is_not_told_the_next() {
+    let (_folder, disk) = image();
+    let image = Image::open(&disk).unwrap();
+    let mut block = Block::new("test".to_owned(), image, "", 1, Pace::default()).unwrap();
+    block.engine = Box::new(Failed::default());
+    let mut driver = GuestDriver::new(Box::new(block));
+    for _ in 0..2 {
+        driver.set_up(0);
+        driver.offer(0, &[&header(IN, 0)], &[512, 1]);
+        driver.kick(0);
+        driver.settle();
+        assert!(driver.used(0).is_none(), "the engine has done nothing");
+        driver.reset();
+    }
+}
+
+#[test]
+fn what_a_pause_has_to_wait_for_is_bounded() {
+    let (folder, disk) = image();
+    let file = fs::File::options().write(true).open(folder.path().join("disk.img")).unwrap();
+    file.set_len(16 << 20).unwrap();
+    let image = Image::open(&disk).unwrap();
+    let mut block = Block::new("test".to_owned(), image, "", 1, Pace::default()).unwrap();
+    let engine = Failed::default();
+    let most = Arc::clone(&engine.1);
+    block.engine = Box::new(engine);
+    let mut driver = GuestDriver::new(Box::new(block));
+    driver.set_up(0);
+    for _ in 0..16 {
+        driver.offer(0, &[&header(IN, 0)], &[16 << 20, 1]);
+    }
+    driver.kick(0);
+    for _ in 0..15 {
+        driver.wait_used(0);
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 4);
 }

@@ -1,4 +1,4 @@
-//! A rate limit on one direction, which all its queues share.
+//! A rate limit that several queues share.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::rate::Limiter;
 use crate::config::Rate;
-use crate::virtio::rate::Limiter;
 
 /// The limit, if there is one, and the clock that says when to go on.
 #[derive(Default)]
 pub(super) struct Pace {
     limit: Option<(Limiter, TimerFd)>,
-    /// The pair that was told to wait.
+    /// The queue, or pair of queues, that was told to wait.
     waiting: Option<usize>,
 }
 
@@ -26,13 +26,13 @@ impl Pace {
         Ok(Self { limit, waiting: None })
     }
 
-    /// Lets a frame pass.
+    /// Lets one operation pass.
     ///
     /// # Errors
     /// It may pass after so long.
-    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Duration> {
+    pub(super) fn take(&mut self, bytes: u64) -> Result<(), Duration> {
         match &mut self.limit {
-            Some((limiter, _)) => limiter.take(bytes as u64, 1, Instant::now()),
+            Some((limiter, _)) => limiter.take(bytes, 1, Instant::now()),
             None => Ok(()),
         }
     }
@@ -43,11 +43,11 @@ impl Pace {
     }
 
     /// Nothing passes before the timer fires. Without a timer, there is no limit any more.
-    pub(super) fn wait(&mut self, pair: usize, time: Duration) -> io::Result<()> {
+    pub(super) fn wait(&mut self, queue: usize, time: Duration) -> io::Result<()> {
         let Some((_, timer)) = &mut self.limit else { return Ok(()) };
         let set = timer.reset(time, None).map_err(io::Error::from);
         match &set {
-            Ok(()) => self.waiting = Some(pair),
+            Ok(()) => self.waiting = Some(queue),
             Err(_) => self.limit = None,
         }
         set
@@ -57,7 +57,7 @@ impl Pace {
         self.waiting.is_some()
     }
 
-    /// Ends a wait; the pair that was told to wait goes first.
+    /// Ends a wait; who was told to wait goes first.
     pub(super) fn end_wait(&mut self) -> Option<usize> {
         // This also takes back what a timer that has fired made readable; reading it could block.
         if let Some((_, timer)) = &mut self.limit
