@@ -189,7 +189,7 @@ fn all_devices(folder: &Path) -> Devices {
 /// Every device at once, as the command has it: nothing is said, the machine lives and powers off.
 #[test]
 fn no_driver_does_harm() {
-    const ROUNDS: u32 = 100;
+    const ROUNDS: u32 = 25;
     if kvm().is_none() {
         return;
     }
@@ -220,10 +220,10 @@ fn pauses_do_not_help_a_hostile_driver() {
     in_network_of_its_own(|| {
         for seed in 1..=5 {
             let folder = tempfile::tempdir().unwrap();
-            let config = config(&format!("virtio=hostile seed={seed} rounds=100"));
+            let config = config(&format!("virtio=hostile seed={seed} rounds=25"));
             let config = MachineConfig { devices: all_devices(folder.path()), ..config };
             let (running, screen) = start(&hypervisor, config);
-            end(running, &screen, true, "hostile rounds=100 ok");
+            end(running, &screen, true, "hostile rounds=25 ok");
         }
     });
 }
