@@ -1,6 +1,6 @@
 //! The block device and what it stands on.
 //!
-//! A [`Disk`](config::Disk) is opened as an [`Image`](image::Image), which starts an
+//! A [`Disk`] is opened as an [`Image`], which starts an
 //! [`Engine`](engine::Engine) for each queue; the engine takes [`Operation`](engine::Operation)s and tells
 //! of them when they are done.
 
