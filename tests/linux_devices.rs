@@ -99,8 +99,10 @@ fn an_overlay_keeps_what_a_root_disk_is_written() {
     check();
     let jobs = boot_from_disk(&linux, &format!("{disk},queues=2"), "acpi=off", &["--cpus", "2"], 2);
     check();
-    let features = jobs.job("features");
-    assert!(features.contains("virtio0/device:0x0002"), "{features}");
+    assert!(jobs.job("features").contains("virtio0/device:0x0002"), "{}", jobs.job("features"));
+    // VIRTIO_BLK_F_MQ (VIRTIO 1.2, section 5.2.3) is bit 12, and bit 0 comes first.
+    let features = jobs.line("features", "virtio0/features:").rsplit(':').next().unwrap();
+    assert_eq!(features.as_bytes()[12], b'1', "{features}");
 }
 
 /// Each engine and format gets random writes, and disks of one size the same, so that afterwards their
@@ -331,6 +333,7 @@ fn resident(process: &Process) -> u64 {
 /// all of it: it clears what its memory's allocator gets, at the boot and when the balloon shrinks.
 #[test]
 fn random_numbers_a_second_console_and_a_balloon() {
+    /// In KiB.
     const BALLOON: u64 = 64 << 10;
     let Some(linux) = linux() else { return };
     let folder = tempfile::tempdir().unwrap();
@@ -375,10 +378,12 @@ fn random_numbers_a_second_console_and_a_balloon() {
     inflated(BALLOON);
     let taken = resident(&process);
     says("memory at=change ");
+    says(" KiB");
     ctl(&["balloon", "0"]);
     inflated(0);
     let given = resident(&process);
     says("memory at=change ");
+    says(" KiB");
     println!("resident: {before} KiB, {taken} KiB with the balloon, {given} KiB after it");
     assert!(before.saturating_sub(taken) > BALLOON / 16 * 15, "{before} KiB, then {taken} KiB");
     assert!(given.saturating_sub(taken) > BALLOON / 16 * 15, "{taken} KiB, then {given} KiB");
