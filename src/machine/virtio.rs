@@ -45,7 +45,7 @@ impl Attachments {
         let mut attached = Self::default();
         let irqs = layout::VIRTIO_IRQ_BASE..ioapic::PINS;
         let most = irqs.len();
-        let mut places = irqs.zip((layout::VIRTIO_MMIO..).step_by(WINDOW));
+        let mut places = irqs.zip((0..).map(|index| layout::VIRTIO_MMIO + index * transport::LEN));
         for device in devices {
             let (irq, base) = places.next().ok_or(Error::TooManyDevices { most })?;
             attached.kernel_words.extend(device.kernel_words.clone());
@@ -71,9 +71,6 @@ impl Attachments {
         })
     }
 }
-
-const WINDOW: usize = 0x1000;
-const _: () = assert!(WINDOW as u64 == transport::LEN);
 
 /// Has KVM turn a guest's notification into an event by itself.
 struct KvmDoorbell {

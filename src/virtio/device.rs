@@ -23,6 +23,14 @@ pub struct Description {
     pub config: ConfigSpace,
 }
 
+impl Description {
+    /// A description of a device without features or configuration.
+    #[must_use]
+    pub fn new(id: u32, queue_sizes: Vec<u16>) -> Self {
+        Self { id, features: 0, queue_sizes, config: ConfigSpace::default() }
+    }
+}
+
 /// A virtio device. It lives on the event loop by value, together with its queues and whatever it
 /// has on the host; no other thread ever touches it.
 ///

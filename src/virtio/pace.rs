@@ -4,10 +4,18 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
+use thiserror::Error;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::rate::Limiter;
 use crate::config::Rate;
+
+/// Why a device cannot be limited.
+#[derive(Debug, Error)]
+pub(super) enum Error {
+    #[error("cannot make the timer of the rate")]
+    Timer(#[source] io::Error),
+}
 
 /// The limit, if there is one, and the clock that says when to go on.
 #[derive(Default)]
@@ -18,9 +26,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(rate: Option<&Rate>) -> io::Result<Self> {
+    pub(super) fn new(rate: Option<&Rate>) -> Result<Self, Error> {
         let limit = match rate {
-            Some(rate) => Some((Limiter::new(rate, Instant::now()), TimerFd::new()?)),
+            Some(rate) => {
+                let timer = TimerFd::new().map_err(|error| Error::Timer(error.into()))?;
+                Some((Limiter::new(rate, Instant::now()), timer))
+            }
             None => None,
         };
         Ok(Self { limit, waiting: None })

@@ -71,7 +71,7 @@ pub enum Served {
 /// A queue in use. Its device gives [`drain`](Self::drain) a function for one chain; notification
 /// suppression both ways, the used ring and the decision to interrupt are here.
 pub struct VirtQueue {
-    memory: GuestMemory,
+    memory: Arc<GuestMemory>,
     queue: Queue,
     status: Arc<DeviceStatus>,
     kick: Arc<EventFd>,
@@ -88,7 +88,7 @@ impl VirtQueue {
     /// The queue as the driver has set it up, closed if it has not; none if it lies outside guest memory
     /// or makes no sense.
     pub(super) fn open(
-        memory: &GuestMemory,
+        memory: &Arc<GuestMemory>,
         setup: &QueueSetup,
         most: u16,
         event_idx: bool,
@@ -98,7 +98,7 @@ impl VirtQueue {
         let queue = if setup.ready { setup.open(memory, most, event_idx)? } else { Queue::new(most).ok()? };
         let signalled = queue.next_used();
         Some(Self {
-            memory: memory.clone(),
+            memory: Arc::clone(memory),
             queue,
             status: Arc::clone(status),
             kick: Arc::clone(kick),
@@ -121,12 +121,6 @@ impl VirtQueue {
         !self.closed
     }
 
-    /// Chains that the device has kept.
-    #[must_use]
-    pub fn in_flight(&self) -> u16 {
-        self.in_flight
-    }
-
     /// Chains that no driver may build, so far. They were given back with nothing in them.
     #[must_use]
     pub fn bad_chains(&self) -> u64 {
@@ -137,11 +131,11 @@ impl VirtQueue {
     /// chains as the queue is long, others on the event loop get their turn first.
     pub fn drain(&mut self, mut serve: impl FnMut(&Chain<'_>) -> Served) {
         // The chains borrow guest memory while the ring is changed; a clone is one counter.
-        let memory = self.memory.clone();
+        let memory = Arc::clone(&self.memory);
         let mut chain = Chain::default();
         let mut budget = self.size();
         'more: while !self.closed {
-            if self.queue.disable_notification(&memory).is_err() {
+            if self.queue.disable_notification(&*memory).is_err() {
                 self.give_up();
             }
             while self.next(&memory, &mut chain, &mut budget) {
@@ -161,7 +155,7 @@ impl VirtQueue {
             if self.closed {
                 break;
             }
-            match self.queue.enable_notification(&memory) {
+            match self.queue.enable_notification(&*memory) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(_) => self.give_up(),

@@ -229,7 +229,7 @@ fn bad_chains_do_not_keep_others_from_their_turn() {
     let status = Arc::new(DeviceStatus::new(Arc::new(FakeLine::default()), ConfigSpace::default()));
     let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
     let setup = QueueSetup { size: 8, ready: true, descriptors: 0x1000, available: 0x2000, used: 0x3000 };
-    let mut queue = VirtQueue::open(&memory, &setup, 8, false, &status, &kick).unwrap();
+    let mut queue = VirtQueue::open(&Arc::new(memory.clone()), &setup, 8, false, &status, &kick).unwrap();
     // Descriptor 0 is outside memory, and one thread of the guest's offers it as fast as it can.
     memory.write_obj(u64::MAX, GuestAddress(0x1000)).unwrap();
     let done = AtomicBool::new(false);

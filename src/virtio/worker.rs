@@ -13,9 +13,9 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::{Command, CommandError, Description, Device, Io, Metric, Watch};
+use super::feature;
 use super::queue::{QueueSetup, VirtQueue};
 use super::status::DeviceStatus;
-use super::{ConfigSpace, feature};
 use crate::irq::IrqLine;
 use crate::memory::GuestMemory;
 
@@ -224,12 +224,13 @@ impl Worker {
 
     fn activate(&mut self, features: u64, setups: &[QueueSetup], ops: &mut EventOps<'_>) {
         let event_idx = features & feature::RING_EVENT_IDX != 0;
+        let memory = Arc::new(self.memory.clone());
         let queues: Option<Vec<_>> = setups
             .iter()
             .zip(&self.queue_sizes)
             .zip(&self.kicks)
             .map(|((setup, most), kick)| {
-                VirtQueue::open(&self.memory, setup, *most, event_idx, &self.status, kick)
+                VirtQueue::open(&memory, setup, *most, event_idx, &self.status, kick)
             })
             .collect();
         if queues.is_none() {
@@ -359,12 +360,4 @@ struct Off;
 impl Watch for Off {
     fn watch(&mut self, _: RawFd, _: u32, _: EventSet) {}
     fn unwatch(&mut self, _: RawFd) {}
-}
-
-impl Description {
-    /// A description of a device without features or configuration.
-    #[must_use]
-    pub fn new(id: u32, queue_sizes: Vec<u16>) -> Self {
-        Self { id, features: 0, queue_sizes, config: ConfigSpace::default() }
-    }
 }

@@ -6,15 +6,11 @@
 pub mod config;
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::time::Instant;
 
-use thiserror::Error;
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::timerfd::TimerFd;
 
 use self::config::Entropy;
-use super::rate::Limiter;
+use super::pace::Pace;
 use super::{Attach, Chain, Cursor, Description, Device, Io, Metric, OpenError, Place, Served};
 
 const ID: u32 = 4;
@@ -22,23 +18,10 @@ const QUEUE_SIZE: u16 = 256;
 /// Most bytes a request: what getrandom(2) gives without being interrupted.
 const MOST: usize = 256;
 
-/// Why there are no random numbers.
-#[derive(Debug, Error)]
-enum Error {
-    #[error("cannot make the timer of the rate")]
-    Timer(#[source] io::Error),
-}
-
 impl Attach for Entropy {
     fn open(&self, place: &Place<'_>) -> Result<Box<dyn Device>, OpenError> {
-        let limit = match &self.rate {
-            Some(rate) => {
-                let timer = TimerFd::new().map_err(|error| Error::Timer(error.into()))?;
-                Some(Limit { limiter: Limiter::new(rate, Instant::now()), timer })
-            }
-            None => None,
-        };
-        Ok(Box::new(Rng { name: place.name.to_owned(), limit, given: 0, failures: 0 }))
+        let pace = Pace::new(self.rate.as_ref())?;
+        Ok(Box::new(Rng { name: place.name.to_owned(), pace, given: 0, failures: 0 }))
     }
 }
 
@@ -46,30 +29,12 @@ impl Attach for Entropy {
 struct Rng {
     /// For what it has to say.
     name: String,
-    limit: Option<Limit>,
+    /// How much may pass.
+    pace: Pace,
     /// Bytes that the guest has had.
     given: u64,
     /// Times that the host gave none.
     failures: u64,
-}
-
-/// How much may pass, and what calls when more may.
-struct Limit {
-    limiter: Limiter,
-    timer: TimerFd,
-}
-
-impl Limit {
-    /// Whether a request of so many bytes may pass now; if not, the timer runs until it may.
-    fn passes(&mut self, bytes: usize) -> io::Result<bool> {
-        match self.limiter.take(bytes as u64, 1, Instant::now()) {
-            Ok(()) => Ok(true),
-            Err(wait) => {
-                self.timer.reset(wait, None)?;
-                Ok(false)
-            }
-        }
-    }
 }
 
 impl Rng {
@@ -77,10 +42,11 @@ impl Rng {
     fn serve(&mut self, chain: &Chain<'_>) -> Served {
         let mut to = chain.writable();
         let wanted = to.remaining().min(MOST);
-        match self.limit.as_mut().map_or(Ok(true), |limit| limit.passes(wanted)) {
-            Ok(true) => {}
-            Ok(false) => return Served::Stop,
-            Err(error) => return self.fail(&error),
+        if let Err(time) = self.pace.take(wanted as u64) {
+            return match self.pace.wait(0, time) {
+                Ok(()) => Served::Stop,
+                Err(error) => self.fail(&error),
+            };
         }
         match give(&mut to, wanted) {
             Ok(written) => {
@@ -107,8 +73,8 @@ impl Device for Rng {
     }
 
     fn start(&mut self, io: &mut Io<'_>) {
-        if let Some(limit) = &self.limit {
-            io.watch(limit.timer.as_raw_fd(), 0, EventSet::IN);
+        if let Some(timer) = self.pace.timer() {
+            io.watch(timer, 0, EventSet::IN);
         }
     }
 
@@ -119,7 +85,7 @@ impl Device for Rng {
     }
 
     fn fd_event(&mut self, _: u32, _: EventSet, io: &mut Io<'_>) {
-        self.stop(io);
+        self.pace.end_wait();
         self.queue_event(0, io);
     }
 
@@ -128,11 +94,7 @@ impl Device for Rng {
     }
 
     fn stop(&mut self, _: &mut Io<'_>) {
-        if let Some(limit) = &mut self.limit
-            && let Err(error) = limit.timer.clear()
-        {
-            log::debug!("{}: the timer runs on: {error}", self.name);
-        }
+        self.pace.end_wait();
     }
 }
 

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::virtio::testing::{GuestDriver, PLACE, conformance};

@@ -33,7 +33,7 @@ use self::port::Port;
 use self::receive::Receiver;
 use self::tap::Tap;
 use self::transmit::Transmitter;
-use super::pace::Pace;
+use super::pace::{self, Pace};
 use super::{Attach, ConfigSpace, Description, Device, Io, OpenError, Place, Served};
 
 const ID: u32 = 1;
@@ -145,7 +145,7 @@ impl Pair {
 }
 
 impl Nic {
-    fn new(config: &Net, tap: Tap, mac: Mac) -> io::Result<Self> {
+    fn new(config: &Net, tap: Tap, mac: Mac) -> Result<Self, pace::Error> {
         let mut offered = features::MAC | features::STATUS | features::MRG_RXBUF | features::CTRL_VQ;
         if config.offload {
             offered |= features::offloads(tap.offload);
