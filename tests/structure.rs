@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules, lowest floor first; those of one floor do not use each other.
 const FLOORS: [&[&str]; 8] = [
-    &["config", "timeline"],
+    &["config", "state", "timeline"],
     &["memory", "event", "streams"],
     &["bus", "irq", "hypervisor"],
     &["boot", "devices", "vcpu", "virtio"],

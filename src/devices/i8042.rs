@@ -6,10 +6,9 @@
 //! command that stays without answer. The bit that says the controller is busy is clear, or a
 //! reboot would wait for it before it pulses the reset line (`kb_wait`).
 
-use serde::{Deserialize, Serialize};
-
 use super::{read_bytes, write_bytes};
 use crate::bus::{Effect, Registers};
+use crate::state::saved;
 
 /// Number of ports.
 pub const PORTS: u64 = 5;
@@ -42,11 +41,14 @@ pub struct I8042 {
     port_b: u8,
 }
 
-/// A keyboard controller's state, as plain data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct I8042State {
-    /// System control port B as it was last read or written.
-    pub port_b: u8,
+saved! {
+    "i8042", version 1, fingerprint 2299750590;
+    /// A keyboard controller's state, as plain data.
+    #[derive(Eq)]
+    pub struct I8042State {
+        /// System control port B as it was last read or written.
+        pub port_b: u8,
+    }
 }
 
 impl I8042 {
