@@ -18,6 +18,7 @@ use crate::console::{Outbox, Pump};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 
 use self::virtio::OnThread;
+use crate::devices::vmgenid::VmGenId;
 use crate::event::EventLoop;
 use crate::hypervisor::KvmVcpu;
 use crate::timeline::{Phase, Timeline};
@@ -37,6 +38,7 @@ struct Parts {
     parked: Vec<OnThread>,
     /// The ways to command them, by their names.
     devices: Vec<(String, DeviceHandle)>,
+    vmgenid: VmGenId,
     timeline: Arc<Timeline>,
     stats: ExitStats,
     pty: Option<PathBuf>,
@@ -219,6 +221,15 @@ impl PausedMachine {
             self.parts.control.resume();
         }
         Ok(RunningMachine { parts: self.parts })
+    }
+
+    /// Gives the machine a new generation id, as one has to that is not what it was: a copy of another,
+    /// or one that went back in time. Its guest is told.
+    ///
+    /// # Errors
+    /// The host has no random numbers.
+    pub fn renew_generation(&mut self) -> Result<(), Error> {
+        Ok(self.parts.vmgenid.renew()?)
     }
 
     /// The pseudo-terminal of a machine whose console is one.
