@@ -25,6 +25,7 @@ use crate::devices::ioapic::{IoApic, IoApicPin};
 use crate::devices::power::{self, AcpiPower};
 use crate::devices::rtc::{self, Rtc};
 use crate::devices::serial::{self, Serial};
+use crate::devices::vmgenid::{self, VmGenId};
 use crate::event;
 use crate::hypervisor::{self, Hypervisor, KvmVcpu, Vm};
 use crate::memory::{self, GuestMemory, layout};
@@ -59,6 +60,9 @@ pub enum Error {
     /// The ACPI tables cannot be made.
     #[error(transparent)]
     Acpi(#[from] acpi::Error),
+    /// There is no generation id.
+    #[error(transparent)]
+    VmGenId(#[from] vmgenid::Error),
     /// The MP table cannot be made.
     #[error(transparent)]
     MpTable(#[from] mptable::Error),
@@ -299,6 +303,8 @@ impl Builder {
         let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(KvmMessages(vm.clone())))));
         let mut mmio = Bus::mmio();
         mmio.insert(layout::IOAPIC, layout::IOAPIC_LEN, ioapic.clone())?;
+        let line = IoApicPin::new(Arc::clone(&ioapic), layout::GENERATION_IRQ);
+        let mut vmgenid = VmGenId::new(vm.memory().clone(), Arc::new(line));
         let mut devices = virtio::open_all(&self.config.devices, self.config.cpus)?;
         devices.append(&mut self.virtio);
         let virtio = Attachments::attach_all(devices, &vm, &ioapic, &mut mmio)?;
@@ -308,6 +314,7 @@ impl Builder {
         let vcpus = if kept.is_some() {
             self.create_vcpus(&vm)?
         } else {
+            vmgenid.renew()?;
             let entry = self.load(&vm, &virtio)?;
             timeline.mark(Phase::KernelLoaded);
             let mut vcpus = self.create_vcpus(&vm)?;
@@ -337,6 +344,7 @@ impl Builder {
             loops: Vec::new(),
             parked: virtio.workers,
             devices: virtio.handles,
+            vmgenid,
             device_ptys: virtio.ptys,
             timeline,
             stats: ExitStats::new(self.config.stats),

@@ -90,7 +90,9 @@ impl Parts {
         }
         self.fixed.restore(&mut state)?;
         lock(&self.fixed.ioapic).restore(&state.take("ioapic")?);
-        Ok(state.finish()?)
+        state.finish()?;
+        // The same state may go on elsewhere, too: from its first instruction the guest can tell.
+        Ok(self.vmgenid.renew()?)
     }
 }
 
