@@ -7,6 +7,7 @@
 //! Linux's `Documentation/virt/kvm/x86/cpuid.rst`.
 
 mod features;
+mod fit;
 mod kvm;
 mod table;
 mod timing;
@@ -17,6 +18,7 @@ use std::num::NonZeroU8;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use thiserror::Error;
 
+pub use fit::missing;
 use table::Table;
 
 /// How the processors are arranged: one package of single-threaded cores, with the APIC ids 0, 1,

@@ -44,8 +44,16 @@ pub enum Error {
     #[error("cannot install the handler of the vCPU signal")]
     Signal(#[source] errno::Error),
     /// Fewer model-specific registers were set than given.
-    #[error("KVM does not take model-specific register {0:#x}")]
+    #[error("KVM does not take the value for model-specific register {0:#x}")]
     Msr(u32),
+    /// A vCPU's extended state is of a host with another processor.
+    #[error("the vCPU's extended state has {saved} bytes; on this host it has {host}")]
+    XsaveSize {
+        /// How large it is.
+        saved: usize,
+        /// How large it would have to be.
+        host: usize,
+    },
 }
 
 impl Error {

@@ -7,6 +7,7 @@ mod error;
 mod failure;
 mod kick;
 mod probe;
+mod state;
 mod vcpu;
 mod vm;
 
@@ -18,6 +19,7 @@ use kvm_ioctls::{Cap, Kvm};
 pub use error::Error;
 pub use failure::{Failure, FailureKind};
 pub use kick::{ImmediateExit, KICK_SIGNAL_OFFSET, KickHandle, Seat};
+pub use state::{ClockState, VcpuState};
 pub use vcpu::{Exit, KvmVcpu, Vcpu};
 pub use vm::Vm;
 
@@ -101,6 +103,11 @@ impl Hypervisor {
     #[must_use]
     pub fn hypercalls_work(&self) -> bool {
         *self.inner.hypercalls.get_or_init(|| probe::hypercalls_work(self).unwrap_or(false))
+    }
+
+    fn msrs_to_save(&self) -> Result<Vec<u32>, Error> {
+        let list = self.kvm().get_msr_index_list().map_err(Error::call("KVM_GET_MSR_INDEX_LIST"))?;
+        Ok(list.as_slice().to_vec())
     }
 
     fn kvm(&self) -> &Kvm {

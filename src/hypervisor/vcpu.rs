@@ -6,8 +6,8 @@
 use kvm_bindings::{
     CpuId, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
     KVM_EXIT_IOAPIC_EOI, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, Msrs, kvm_msr_entry,
-    kvm_regs, kvm_run, kvm_sregs,
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, Msrs,
+    kvm_cpuid_entry2, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
@@ -84,11 +84,21 @@ pub struct KvmVcpu {
     index: u32,
     /// Keeps guest memory mapped, and reads instructions for failures.
     vm: Vm,
+    /// What the guest was told that its processor is. KVM, asked for it, may answer with what the host's is.
+    cpuid: Vec<kvm_cpuid_entry2>,
 }
 
 impl KvmVcpu {
     pub(super) fn new(fd: VcpuFd, index: u32, vm: Vm) -> Self {
-        Self { fd, index, vm }
+        Self { fd, index, vm, cpuid: Vec::new() }
+    }
+
+    pub(super) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    pub(super) fn vm(&self) -> &Vm {
+        &self.vm
     }
 
     /// The vCPU's index, which is its local APIC id too.
@@ -103,12 +113,26 @@ impl KvmVcpu {
         self.fd.get_tsc_khz().ok().filter(|khz| *khz != 0)
     }
 
+    /// Sets the guest's TSC frequency in kHz.
+    ///
+    /// # Errors
+    /// The processor cannot scale its counter.
+    pub fn set_tsc_khz(&self, khz: u32) -> Result<(), Error> {
+        self.fd.set_tsc_khz(khz).map_err(Error::call("KVM_SET_TSC_KHZ"))
+    }
+
     /// Sets what CPUID tells the guest.
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<(), Error> {
-        self.fd.set_cpuid2(cpuid).map_err(Error::call("KVM_SET_CPUID2"))
+    pub fn set_cpuid(&mut self, cpuid: &CpuId) -> Result<(), Error> {
+        self.fd.set_cpuid2(cpuid).map_err(Error::call("KVM_SET_CPUID2"))?;
+        self.cpuid = cpuid.as_slice().to_vec();
+        Ok(())
+    }
+
+    pub(super) fn cpuid(&self) -> &[kvm_cpuid_entry2] {
+        &self.cpuid
     }
 
     /// Sets model-specific registers.

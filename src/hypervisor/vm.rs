@@ -9,7 +9,7 @@ use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_X86_QUIRK_FIX_HYPERCALL_INSN,
     KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -33,6 +33,7 @@ struct Inner {
     // Dropped before the memory that it maps.
     fd: VmFd,
     memory: GuestMemory,
+    hypervisor: Hypervisor,
 }
 
 impl Vm {
@@ -49,7 +50,7 @@ impl Vm {
                 result => break result.map_err(Error::call("KVM_CREATE_VM"))?,
             }
         };
-        let vm = Self { inner: Arc::new(Inner { fd, memory }) };
+        let vm = Self { inner: Arc::new(Inner { fd, memory, hypervisor: hypervisor.clone() }) };
         vm.register_memory()?;
         vm.fd().set_tss_address(KVM_TSS).map_err(Error::call("KVM_SET_TSS_ADDR"))?;
         vm.enable(KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS).map_err(Error::call("KVM_CAP_SPLIT_IRQCHIP"))?;
@@ -60,8 +61,17 @@ impl Vm {
         Ok(vm)
     }
 
-    fn fd(&self) -> &VmFd {
+    pub(super) fn fd(&self) -> &VmFd {
         &self.inner.fd
+    }
+
+    pub(super) fn check_extension(&self, capability: Cap) -> i32 {
+        self.fd().check_extension_int(capability)
+    }
+
+    /// The MSRs that are a part of a vCPU's state.
+    pub(super) fn msrs_to_save(&self) -> Result<Vec<u32>, Error> {
+        self.inner.hypervisor.msrs_to_save()
     }
 
     /// The guest's memory.

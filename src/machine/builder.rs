@@ -11,6 +11,7 @@ use thiserror::Error;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::interrupts::KvmMessages;
+use super::state::Fixed;
 use super::virtio::Attachments;
 use super::{Idle, Parts, PausedMachine};
 use crate::boot::{self, acpi, cpuid, mptable, msr, platform::Platform};
@@ -19,14 +20,15 @@ use crate::config::{self, MachineConfig};
 use crate::console::{self, Input, OnLost, Outbox, Output, Pump, Streams};
 use crate::devices::boot_timer::{self, BootTimer};
 use crate::devices::debug_exit::{self, DebugExit};
-use crate::devices::i8042::{self, I8042};
+use crate::devices::i8042;
 use crate::devices::ioapic::{IoApic, IoApicPin};
 use crate::devices::power::{self, AcpiPower};
 use crate::devices::rtc::{self, Rtc};
 use crate::devices::serial::{self, Serial};
 use crate::event;
 use crate::hypervisor::{self, Hypervisor, KvmVcpu, Vm};
-use crate::memory::{self, layout};
+use crate::memory::{self, GuestMemory, layout};
+use crate::state::{self, State};
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitStats};
 use crate::virtio::{self, Device, Opened};
@@ -106,6 +108,22 @@ pub enum Error {
         /// Bits of a physical address.
         bits: u32,
     },
+    /// A part of the machine cannot be kept, or what was kept is none of this machine's.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// What was kept is of a host whose processor can do more.
+    #[error("this host's processor lacks what the saved machine's guest was promised: {0}")]
+    Processor(String),
+    /// What was kept is of a host whose time-stamp counter has another frequency.
+    #[error(
+        "the saved machine's time-stamp counter runs at {saved} kHz, this host's at {host} kHz and cannot be scaled"
+    )]
+    TscFrequency {
+        /// The guest's.
+        saved: u32,
+        /// The host's.
+        host: u32,
+    },
     /// The vCPUs' control cannot be made.
     #[error("cannot make the event descriptor of the machine's end")]
     Control(#[source] io::Error),
@@ -142,6 +160,13 @@ pub struct Builder {
     mmio: Vec<(u64, u64, SharedRegisters)>,
     ports: Vec<(u16, u16, SharedRegisters)>,
     virtio: Vec<Opened>,
+    kept: Option<Kept>,
+}
+
+/// What a machine was when it was saved.
+struct Kept {
+    memory: GuestMemory,
+    state: State,
 }
 
 impl Builder {
@@ -158,6 +183,7 @@ impl Builder {
             mmio: Vec::new(),
             ports: Vec::new(),
             virtio: Vec::new(),
+            kept: None,
         }
     }
 
@@ -241,6 +267,13 @@ impl Builder {
         self
     }
 
+    /// Has the machine go on from where another was saved ([`PausedMachine::save`]), in place of booting: with
+    /// what its memory held, and the same configuration.
+    pub fn restore(mut self, memory: GuestMemory, state: State) -> Self {
+        self.kept = Some(Kept { memory, state });
+        self
+    }
+
     /// Builds the machine; its vCPUs wait for [`PausedMachine::resume`].
     ///
     /// # Errors
@@ -255,7 +288,12 @@ impl Builder {
         hypervisor.check_vcpus(self.config.cpus)?;
         timeline.mark(Phase::KvmOpened);
 
-        let vm = Vm::new(&hypervisor, memory::allocate(self.config.memory)?)?;
+        let kept = self.kept.take();
+        let memory = match &kept {
+            Some(Kept { memory, .. }) => memory.clone(),
+            None => memory::allocate(self.config.memory)?,
+        };
+        let vm = Vm::new(&hypervisor, memory)?;
         timeline.mark(Phase::MemoryMapped);
 
         let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(KvmMessages(vm.clone())))));
@@ -265,25 +303,36 @@ impl Builder {
         devices.append(&mut self.virtio);
         let virtio = Attachments::attach_all(devices, &vm, &ioapic, &mut mmio)?;
 
-        let entry = self.load(&vm, &virtio)?;
-        timeline.mark(Phase::KernelLoaded);
-
-        let vcpus = self.create_vcpus(&hypervisor, &vm, entry)?;
+        let supported = hypervisor.supported_cpuid()?;
+        check_address_width(&vm, &supported)?;
+        let vcpus = if kept.is_some() {
+            self.create_vcpus(&vm)?
+        } else {
+            let entry = self.load(&vm, &virtio)?;
+            timeline.mark(Phase::KernelLoaded);
+            let mut vcpus = self.create_vcpus(&vm)?;
+            self.set_up_vcpus(&hypervisor, &supported, &mut vcpus, entry)?;
+            vcpus
+        };
         timeline.mark(Phase::VcpusCreated);
 
         let outbox = Outbox::new(Arc::clone(&timeline))?;
-        let (buses, serial) = self.place_devices(&vm, &outbox, ioapic, mmio)?;
+        let (buses, fixed) = self.place_devices(&vm, &outbox, ioapic, mmio)?;
         let streams = match self.streams.take() {
             Some(streams) => streams,
             None => Streams::open(&self.config.console).map_err(console::Error::from)?,
         };
         let pty = streams.pty.as_ref().map(|pty| pty.path.clone());
-        let pump = Pump::new(serial, Arc::clone(&outbox), streams, self.on_output_lost.take());
+        let pump =
+            Pump::new(Arc::clone(&fixed.serial), Arc::clone(&outbox), streams, self.on_output_lost.take());
 
-        let parts = Parts {
+        let mut parts = Parts {
             control: Arc::new(Control::new(vcpus.len()).map_err(Error::Control)?),
-            idle: Some(Idle { vcpus, buses: Arc::new(buses), pump }),
-            vcpus: Vec::new(),
+            idle: Some(Idle { buses: Arc::new(buses), pump }),
+            vm,
+            vcpus: vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect(),
+            threads: Vec::new(),
+            fixed,
             outbox,
             loops: Vec::new(),
             parked: virtio.workers,
@@ -292,7 +341,11 @@ impl Builder {
             timeline,
             stats: ExitStats::new(self.config.stats),
             pty,
+            config: self.config,
         };
+        if let Some(Kept { state, .. }) = kept {
+            parts.restore(&supported, state)?;
+        }
         Ok(PausedMachine { parts })
     }
 
@@ -349,17 +402,18 @@ impl Builder {
         words.join(" ")
     }
 
-    /// Makes the vCPUs: the first at the kernel's entry, the others waiting to be woken by it.
-    fn create_vcpus(
+    fn create_vcpus(&self, vm: &Vm) -> Result<Vec<KvmVcpu>, Error> {
+        (0..self.config.cpus).map(|index| vm.create_vcpu(index).map_err(Error::from)).collect()
+    }
+
+    /// Puts the first vCPU at the kernel's entry; the others wait to be woken by it.
+    fn set_up_vcpus(
         &self,
         hypervisor: &Hypervisor,
-        vm: &Vm,
+        supported: &CpuId,
+        vcpus: &mut [KvmVcpu],
         entry: boot::Entry,
-    ) -> Result<Vec<KvmVcpu>, Error> {
-        let cpuid = hypervisor.supported_cpuid()?;
-        check_address_width(vm, &cpuid)?;
-        let vcpus: Vec<_> =
-            (0..self.config.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<_, _>>()?;
+    ) -> Result<(), Error> {
         let features = cpuid::CpuFeatures {
             tsc_khz: vcpus.first().and_then(KvmVcpu::tsc_khz),
             tsc_deadline: hypervisor.has_tsc_deadline(),
@@ -369,15 +423,15 @@ impl Builder {
             ..Default::default()
         };
         let topology = cpuid::Topology { cpus: self.cpus() };
-        let table = cpuid::GuestCpuid::new(&cpuid, topology, &features)?;
-        for (index, vcpu) in (0..=u8::MAX).zip(&vcpus) {
+        let table = cpuid::GuestCpuid::new(supported, topology, &features)?;
+        for (index, vcpu) in (0..=u8::MAX).zip(vcpus.iter_mut()) {
             vcpu.set_cpuid(&table.for_cpu(index)?)?;
             vcpu.set_msrs(&msr::BOOT_MSRS)?;
         }
         if let Some(first) = vcpus.first() {
             first.set_registers(&entry.regs(), &entry.sregs(first.sregs()?))?;
         }
-        Ok(vcpus)
+        Ok(())
     }
 
     /// Puts every device on its bus.
@@ -387,9 +441,15 @@ impl Builder {
         outbox: &Arc<Outbox>,
         ioapic: Arc<Mutex<IoApic>>,
         mut mmio: Bus,
-    ) -> Result<(Buses, Arc<Mutex<Serial>>), Error> {
+    ) -> Result<(Buses, Fixed), Error> {
         let line = IoApicPin::new(Arc::clone(&ioapic), layout::COM1_IRQ);
-        let serial = Arc::new(Mutex::new(Serial::new(Box::new(Arc::clone(outbox)), Arc::new(line))));
+        let serial = Serial::new(Box::new(Arc::clone(outbox)), Arc::new(line));
+        let fixed = Fixed {
+            ioapic: Arc::clone(&ioapic),
+            serial: Arc::new(Mutex::new(serial)),
+            rtc: Arc::new(Mutex::new(Rtc::new(rtc::host_clock()))),
+            i8042: Arc::default(),
+        };
 
         for (base, len, device) in self.mmio.drain(..) {
             check_reachable(vm, base, len)?;
@@ -399,9 +459,9 @@ impl Builder {
         let mut ports = Bus::ports();
         let timer = BootTimer::new(Arc::clone(&self.timeline));
         let own: [(u16, u64, SharedRegisters); 6] = [
-            (layout::COM1_PORT, serial::REGISTERS, serial.clone()),
-            (layout::I8042_PORT, i8042::PORTS, shared(I8042::default())),
-            (layout::RTC_PORT, rtc::PORTS, shared(Rtc::new(rtc::host_clock()))),
+            (layout::COM1_PORT, serial::REGISTERS, fixed.serial.clone()),
+            (layout::I8042_PORT, i8042::PORTS, fixed.i8042.clone()),
+            (layout::RTC_PORT, rtc::PORTS, fixed.rtc.clone()),
             (layout::DEBUG_EXIT_PORT, debug_exit::PORTS, shared(DebugExit)),
             (layout::ACPI_PORT, power::PORTS, shared(AcpiPower)),
             (layout::BOOT_TIME_PORT, boot_timer::PORTS, shared(timer)),
@@ -413,7 +473,7 @@ impl Builder {
             ports.insert(base.into(), len.into(), device)?;
         }
         let end_of_interrupt = Box::new(move |vector| lock(&ioapic).end_of_interrupt(vector));
-        Ok((Buses { ports, mmio, end_of_interrupt }, serial))
+        Ok((Buses { ports, mmio, end_of_interrupt }, fixed))
     }
 }
 

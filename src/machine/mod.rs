@@ -4,12 +4,13 @@
 mod builder;
 mod interrupts;
 mod outcome;
+mod state;
 mod virtio;
 
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub use builder::{Builder, Error};
 pub use outcome::{ExitReason, Outcome};
@@ -17,24 +18,31 @@ pub use outcome::{ExitReason, Outcome};
 use crate::console::{Outbox, Pump};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 
+use self::state::Fixed;
 use self::virtio::OnThread;
+use crate::config::MachineConfig;
 use crate::event::EventLoop;
-use crate::hypervisor::KvmVcpu;
+use crate::hypervisor::{KvmVcpu, Vm};
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitStats, VcpuThread};
-use crate::virtio::{DeviceHandle, Worker};
+use crate::virtio::DeviceHandle;
 
 /// What every state of a machine owns. Dropping it stops the machine and joins its threads.
 struct Parts {
+    config: MachineConfig,
     control: Arc<Control>,
     /// Until the first start.
     idle: Option<Idle>,
-    vcpus: Vec<VcpuThread>,
+    vm: Vm,
+    /// Each is locked by its thread while it may run.
+    vcpus: Vec<Arc<Mutex<KvmVcpu>>>,
+    threads: Vec<VcpuThread>,
+    fixed: Fixed,
     outbox: Arc<Outbox>,
     /// Dropped after the vCPU threads are joined, so that it still takes their last output.
     loops: Vec<NamedLoop>,
     /// The virtio devices, while they are on no loop.
-    parked: Vec<OnThread>,
+    parked: Vec<Box<OnThread>>,
     /// The ways to command them, by their names.
     devices: Vec<(String, DeviceHandle)>,
     timeline: Arc<Timeline>,
@@ -45,7 +53,6 @@ struct Parts {
 
 /// What goes to the threads at the first start.
 struct Idle {
-    vcpus: Vec<KvmVcpu>,
     buses: Arc<Buses>,
     pump: Pump,
 }
@@ -61,7 +68,7 @@ struct NamedLoop {
 /// What the event loops own.
 enum Subscriber {
     Console(Pump),
-    Device(Box<Worker>),
+    Device(Box<OnThread>),
 }
 
 impl Subscriber {
@@ -72,7 +79,7 @@ impl Subscriber {
     fn inner(&mut self) -> &mut dyn MutEventSubscriber {
         match self {
             Self::Console(pump) => pump,
-            Self::Device(worker) => worker.as_mut(),
+            Self::Device(device) => &mut device.worker,
         }
     }
 }
@@ -90,10 +97,10 @@ impl MutEventSubscriber for Subscriber {
 impl Parts {
     /// Starts the threads: the vCPUs' first, as they have the longest way to go.
     fn start(&mut self, idle: Idle) -> Result<(), Error> {
-        for (index, vcpu) in idle.vcpus.into_iter().enumerate() {
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
             let (control, timeline) = (Arc::clone(&self.control), Arc::clone(&self.timeline));
             let thread = VcpuThread::spawn(
-                vcpu,
+                Arc::clone(vcpu),
                 index,
                 Arc::clone(&idle.buses),
                 control,
@@ -101,7 +108,7 @@ impl Parts {
                 self.stats.clone(),
             )
             .map_err(|source| Error::Thread { index, source })?;
-            self.vcpus.push(thread);
+            self.threads.push(thread);
         }
         self.start_devices(Some(idle.pump))
     }
@@ -110,8 +117,9 @@ impl Parts {
     fn start_devices(&mut self, console: Option<Pump>) -> Result<(), Error> {
         let mut subscribers: Vec<(Option<String>, Vec<Subscriber>)> = Vec::new();
         subscribers.extend(console.map(|pump| (None, vec![Subscriber::Console(pump)])));
-        for OnThread { iothread, worker } in self.parked.drain(..) {
-            let device = Subscriber::Device(Box::new(worker));
+        for device in self.parked.drain(..) {
+            let iothread = device.iothread.clone();
+            let device = Subscriber::Device(device);
             match subscribers.iter_mut().find(|(name, _)| *name == iothread) {
                 Some((_, devices)) => devices.push(device),
                 None => subscribers.push((iothread, vec![device])),
@@ -131,11 +139,11 @@ impl Parts {
 
     /// Takes the devices off their loops, with nothing of theirs in flight.
     fn park_devices(&mut self) {
-        for NamedLoop { name, events, .. } in self.loops.iter().filter(|one| one.has_devices) {
-            for device in events.take(Subscriber::is_device) {
-                if let Subscriber::Device(mut worker) = device {
-                    worker.pause();
-                    self.parked.push(OnThread { iothread: name.clone(), worker: *worker });
+        for one in self.loops.iter().filter(|one| one.has_devices) {
+            for subscriber in one.events.take(Subscriber::is_device) {
+                if let Subscriber::Device(mut device) = subscriber {
+                    device.worker.pause();
+                    self.parked.push(device);
                 }
             }
         }
@@ -147,9 +155,9 @@ impl Parts {
 
     /// Joins the vCPU threads, which have been told to stop; false if one of them panicked.
     fn join(&mut self) -> bool {
-        let others = self.vcpus.iter().filter(|thread| !thread.is_current()).count();
+        let others = self.threads.iter().filter(|thread| !thread.is_current()).count();
         self.control.wait_until_gone(others);
-        let joined: Vec<_> = self.vcpus.drain(..).map(VcpuThread::join).collect();
+        let joined: Vec<_> = self.threads.drain(..).map(VcpuThread::join).collect();
         joined.iter().flatten().for_each(|stats| self.stats.merge(stats));
         joined.iter().all(Option::is_some)
     }
@@ -318,7 +326,7 @@ impl fmt::Debug for PausedMachine {
 
 impl fmt::Debug for RunningMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunningMachine").field("vcpus", &self.parts.vcpus.len()).finish_non_exhaustive()
+        f.debug_struct("RunningMachine").field("vcpus", &self.parts.config.cpus).finish_non_exhaustive()
     }
 }
 

@@ -8,23 +8,26 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Error;
 use crate::boot::platform::{Trigger, VirtioMmio};
-use crate::bus::{Bus, SharedRegisters};
+use crate::bus::Bus;
 use crate::devices::ioapic::{self, IoApic, IoApicPin};
 use crate::hypervisor::Vm;
 use crate::memory::layout;
-use crate::virtio::transport;
+use crate::virtio::transport::{self, Mmio};
 use crate::virtio::{DeviceHandle, Doorbell, Opened, Worker};
 
 /// A device on the machine's event loop, or on one of its own.
 pub(super) struct OnThread {
+    pub(super) name: String,
     pub(super) iothread: Option<String>,
+    /// The vCPUs' half, which is on the bus.
+    pub(super) registers: Arc<Mutex<Mmio>>,
     pub(super) worker: Worker,
 }
 
 /// The devices of a machine that is being built.
 #[derive(Default)]
 pub(super) struct Attachments {
-    pub(super) workers: Vec<OnThread>,
+    pub(super) workers: Vec<Box<OnThread>>,
     pub(super) handles: Vec<(String, DeviceHandle)>,
     /// The devices with a pseudo-terminal.
     pub(super) ptys: Vec<(String, PathBuf)>,
@@ -54,9 +57,10 @@ impl Attachments {
             let line = Arc::new(IoApicPin::new(Arc::clone(ioapic), irq));
             let doorbell = Box::new(KvmDoorbell { vm: vm.clone(), base });
             let device = device.attach(vm.memory(), line, Some(doorbell))?;
-            let registers: SharedRegisters = Arc::new(Mutex::new(device.registers));
-            mmio.insert(base, transport::LEN, registers)?;
-            attached.workers.push(OnThread { iothread, worker: device.worker });
+            let registers = Arc::new(Mutex::new(device.registers));
+            mmio.insert(base, transport::LEN, registers.clone())?;
+            let worker = device.worker;
+            attached.workers.push(Box::new(OnThread { name: name.clone(), iothread, registers, worker }));
             attached.handles.push((name, device.handle));
             let len = u32::try_from(transport::LEN).unwrap_or(u32::MAX);
             attached.windows.push(VirtioMmio { base, len, irq: irq.into(), trigger: Trigger::Edge });

@@ -193,7 +193,8 @@ impl Bench {
         timeline: Arc<Timeline>,
     ) -> VcpuThread {
         let (buses, control) = (Arc::clone(&self.buses), Arc::clone(&self.control));
-        VcpuThread::spawn(vcpu, index, buses, control, timeline, ExitStats::new(false)).unwrap()
+        VcpuThread::spawn(Arc::new(Mutex::new(vcpu)), index, buses, control, timeline, ExitStats::new(false))
+            .unwrap()
     }
 }
 

@@ -1,9 +1,10 @@
 //! One thread a vCPU.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 
+use crate::bus::lock;
 use crate::hypervisor::{KickHandle, Seat, Vcpu};
 use crate::timeline::{Phase, Timeline};
 
@@ -29,12 +30,12 @@ impl Drop for Leaving<'_> {
 }
 
 impl VcpuThread {
-    /// Starts the thread of vCPU `index`.
+    /// Starts the thread of vCPU `index`, which holds the vCPU while it may run.
     ///
     /// # Errors
     /// The host gives no more threads.
     pub fn spawn(
-        mut vcpu: impl Vcpu + Send + 'static,
+        vcpu: Arc<Mutex<impl Vcpu + Send + 'static>>,
         index: usize,
         buses: Arc<Buses>,
         control: Arc<Control>,
@@ -46,9 +47,14 @@ impl VcpuThread {
             let kicks = control.kick_handle(index).unwrap_or(&unkicked);
             kicks.attach();
             let _leaving = Leaving { control: &control, kicks };
-            let mut seat = Seat::take(&mut vcpu);
             while control.park() == Desired::Running {
                 timeline.mark(Phase::FirstRun);
+                let mut vcpu = lock(&vcpu);
+                let mut seat = Seat::take(&mut *vcpu);
+                // A kick from before found nobody seated.
+                if control.desired() != Desired::Running {
+                    continue;
+                }
                 match run(&mut seat, &buses, &control, &mut stats) {
                     End::Asked => {}
                     end => control.finish(end),

@@ -4,7 +4,7 @@
 //! tells guests of a split interrupt controller that their local APICs can withhold the EOI
 //! broadcast, and a guest that uses this needs the register.
 
-use serde::{Deserialize, Serialize};
+use crate::state::saved;
 
 /// Number of interrupt inputs.
 pub const PINS: u8 = 24;
@@ -106,17 +106,20 @@ pub struct Core {
     routes_changed: bool,
 }
 
-/// An I/O APIC's state, as plain data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IoApicState {
-    /// The identification register.
-    pub id: u32,
-    /// The register select register.
-    pub select: u8,
-    /// The redirection table.
-    pub entries: [u64; PINS as usize],
-    /// Bit `n`: pin `n` is asserted.
-    pub levels: u32,
+saved! {
+    "ioapic", version 1, fingerprint 3270052874;
+    /// An I/O APIC's state, as plain data.
+    #[derive(Eq)]
+    pub struct IoApicState {
+        /// The identification register.
+        pub id: u32,
+        /// The register select register.
+        pub select: u8,
+        /// The redirection table.
+        pub entries: [u64; PINS as usize],
+        /// Bit `n`: pin `n` is asserted.
+        pub levels: u32,
+    }
 }
 
 impl Default for Core {

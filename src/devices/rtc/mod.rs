@@ -11,10 +11,10 @@ mod calendar;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use calendar::Calendar;
-use serde::{Deserialize, Serialize};
 
 use super::{read_bytes, write_bytes};
 use crate::bus::{Effect, Registers};
+use crate::state::saved;
 
 /// Number of ports: index and data.
 pub const PORTS: u64 = 2;
@@ -78,15 +78,18 @@ pub struct Core {
     held: Option<Calendar>,
 }
 
-/// A clock's state, as plain data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RtcState {
-    /// The index port.
-    pub index: u8,
-    /// CMOS RAM with registers A and B, and the time that is being set where the time would be.
-    pub ram: Vec<u8>,
-    /// What the guest's time is ahead of the host's, in seconds.
-    pub offset: i64,
+saved! {
+    "rtc", version 1, fingerprint 3877505685;
+    /// A clock's state, as plain data.
+    #[derive(Eq)]
+    pub struct RtcState {
+        /// The index port.
+        pub index: u8,
+        /// CMOS RAM with registers A and B, and the time that is being set where the time would be.
+        pub ram: Vec<u8>,
+        /// What the guest's time is ahead of the host's, in seconds.
+        pub offset: i64,
+    }
 }
 
 impl Default for Core {

@@ -7,9 +7,8 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
-
 use super::registers::{fcr, ier, iir, lcr, lsr, mcr, msr, offset};
+use crate::state::saved;
 
 /// Characters that each FIFO holds.
 pub const FIFO_LEN: usize = 16;
@@ -39,37 +38,40 @@ pub struct Uart {
     dropped: u64,
 }
 
-/// A UART's state, as plain data.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UartState {
-    /// IER.
-    pub interrupt_enable: u8,
-    /// LCR.
-    pub line_control: u8,
-    /// MCR.
-    pub modem_control: u8,
-    /// MSR, with its delta bits.
-    pub modem_status: u8,
-    /// The error bits of LSR.
-    pub line_errors: u8,
-    /// SCR.
-    pub scratch: u8,
-    /// The divisor latch.
-    pub divisor: u16,
-    /// FCR bit 0.
-    pub fifos: bool,
-    /// FCR bits 6 and 7.
-    pub trigger: u8,
-    /// Received characters, each with its LSR error bits.
-    pub received: Vec<(u8, u8)>,
-    /// Written characters that the far end had no room for.
-    pub held: Vec<u8>,
-    /// Whether the far end had no room.
-    pub stalled: bool,
-    /// Whether a THR-empty interrupt is pending.
-    pub empty_pending: bool,
-    /// Characters lost because the guest wrote to a full transmitter.
-    pub dropped: u64,
+saved! {
+    "serial", version 1, fingerprint 136174970;
+    /// A UART's state, as plain data.
+    #[derive(Default, Eq)]
+    pub struct UartState {
+        /// IER.
+        pub interrupt_enable: u8,
+        /// LCR.
+        pub line_control: u8,
+        /// MCR.
+        pub modem_control: u8,
+        /// MSR, with its delta bits.
+        pub modem_status: u8,
+        /// The error bits of LSR.
+        pub line_errors: u8,
+        /// SCR.
+        pub scratch: u8,
+        /// The divisor latch.
+        pub divisor: u16,
+        /// FCR bit 0.
+        pub fifos: bool,
+        /// FCR bits 6 and 7.
+        pub trigger: u8,
+        /// Received characters, each with its LSR error bits.
+        pub received: Vec<(u8, u8)>,
+        /// Written characters that the far end had no room for.
+        pub held: Vec<u8>,
+        /// Whether the far end had no room.
+        pub stalled: bool,
+        /// Whether a THR-empty interrupt is pending.
+        pub empty_pending: bool,
+        /// Characters lost because the guest wrote to a full transmitter.
+        pub dropped: u64,
+    }
 }
 
 impl Default for Uart {
