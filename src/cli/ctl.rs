@@ -1,25 +1,30 @@
 //! `bantam ctl`.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::Args;
+use serde_json::Value;
 
-use crate::control::{Request, ask};
+use super::terminal;
+use crate::control::{self, Folder, Name, ParseNameError, Request, ask};
 
 const EXAMPLES: &str = "\
 Examples:
-  bantam run --control vm.sock --balloon stats=1 --kernel vmlinux --initrd root.cpio
-  bantam ctl vm.sock balloon 128M      take 128 MiB from the guest
-  bantam ctl vm.sock metrics balloon0  see how far it is
-  bantam ctl vm.sock pause";
+  bantam run --name web --balloon stats=1 --kernel vmlinux --initrd root.cpio
+  bantam ctl web balloon 128M      take 128 MiB from the guest
+  bantam ctl web metrics balloon0  see how far it is
+  bantam ctl web pause
+  bantam ctl ./vm.sock info        of a machine with --control vm.sock";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Ctl {
-    /// The machine's socket: what `bantam run --control` was given.
-    path: PathBuf,
+    /// The machine: its name or, with a '/' in it, the path of its socket.
+    #[arg(value_name = "NAME|PATH")]
+    machine: Address,
     /// Print the answer as one JSON object.
     #[arg(long, global = true)]
     json: bool,
@@ -29,15 +34,61 @@ pub(super) struct Ctl {
 
 impl Ctl {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let numbers = ask(&self.path, &self.request)?;
+        let fields = self.machine.ask(|socket| ask(socket, &self.request))?;
         let mut text = String::new();
         if self.json {
-            text = format!("{}\n", serde_json::to_string(&numbers)?);
+            text = format!("{}\n", serde_json::to_string(&fields)?);
         } else {
-            for (name, number) in numbers {
-                writeln!(text, "{name} {number}")?;
+            for (name, value) in &fields {
+                write_field(&mut text, name, value)?;
             }
         }
         super::documents::print(text.as_bytes())
+    }
+}
+
+/// A line for a value; an object has one for each of its own, with dots in their names.
+fn write_field(text: &mut String, name: &str, value: &Value) -> std::fmt::Result {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().try_for_each(|(field, value)| write_field(text, &format!("{name}.{field}"), value))
+        }
+        Value::Null => Ok(()),
+        Value::String(word) => writeln!(text, "{name} {}", terminal::harmless(word)),
+        value => writeln!(text, "{name} {value}"),
+    }
+}
+
+/// Where a machine is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    Name(Name),
+    Socket(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = ParseNameError;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        if word.contains('/') { Ok(Self::Socket(word.into())) } else { word.parse().map(Self::Name) }
+    }
+}
+
+impl Address {
+    /// Asks the machine that is there; one that is not is told by what it was called.
+    pub(super) fn ask<T>(
+        &self,
+        ask: impl FnOnce(&Path) -> Result<T, control::Error>,
+    ) -> Result<T, control::Error> {
+        match self {
+            Self::Socket(path) => ask(path),
+            Self::Name(name) => {
+                let folder = Folder::find()?.ok_or_else(|| control::Error::NoSuchName(name.clone()))?;
+                ask(&folder.socket(name)).map_err(|error| match error {
+                    control::Error::Connect { .. } => control::Error::NoSuchName(name.clone()),
+                    other => other,
+                })
+            }
+        }
     }
 }

@@ -9,8 +9,10 @@ mod ctl;
 mod devices;
 mod doctor;
 mod documents;
+mod ps;
 mod report;
 mod run;
+mod session;
 mod signals;
 mod terminal;
 
@@ -56,6 +58,8 @@ enum Command {
     Config(config::Config),
     /// Ask a running machine for something.
     Ctl(ctl::Ctl),
+    /// List the running machines that have names.
+    Ps(ps::Ps),
     /// Say what this host can do for microVMs, and what it lacks.
     Doctor(doctor::Doctor),
     /// Print a shell's completions.
@@ -135,6 +139,7 @@ pub fn main(process_start: Instant) -> ExitCode {
         Command::Run(run) => run.run(process_start),
         Command::Config(config) => config.run(),
         Command::Ctl(ctl) => ctl.run(),
+        Command::Ps(ps) => ps.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man => documents::man(),

@@ -1,24 +1,15 @@
 //! `bantam run`.
 
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::console::{LateStop, Loss, OutputWatch, Relay};
 use super::devices::DeviceArgs;
-use super::report::Report;
-use super::signals::{Signals, Woken};
-use super::terminal;
+use super::session::SessionArgs;
 use crate::config::{BootMode, Console, MAX_CPUS, MachineConfig, Size, parse_options};
-use crate::control::{Controlled, Request, Server};
 use crate::machine::Builder;
-use crate::timeline::{Phase, Timeline};
-use crate::virtio;
 use crate::virtio::block::config::Disk;
 
 /// The options of a machine: each overrides the configuration file's field of the same name.
@@ -116,123 +107,13 @@ Examples:
 pub(super) struct Run {
     #[command(flatten)]
     machine: MachineArgs,
-    /// Make a socket by which the running machine is asked for things, with `bantam ctl PATH`.
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
-    /// Print when the machine reached which phase of its start.
-    #[arg(long)]
-    timings: bool,
-    /// Print the reason of the end, timings and exits as one JSON object. Reports go to standard
-    /// output, or to standard error while the console is there.
-    #[arg(long)]
-    json: bool,
-}
-
-/// Each connection of the guest's takes a descriptor. The soft limit is low for the sake of programs
-/// that call select(2), of which this is none.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        log::debug!("the limit on descriptors stays as it is: {error}");
-    }
+    #[command(flatten)]
+    session: SessionArgs,
 }
 
 impl Run {
     pub(super) fn run(self, process_start: Instant) -> anyhow::Result<ExitCode> {
-        let mut config = self.machine.resolve()?;
-        if !config.devices.vsock.is_empty() {
-            raise_descriptor_limit();
-        }
-        let serial_stdio = config.console == Console::Stdio;
-        let virtio_stdio = super::console::take_virtio(&mut config);
-        let stdio = serial_stdio || virtio_stdio.is_some();
-        let report = Report { timings: self.timings, stats: config.stats, json: self.json, to_stderr: stdio };
-        let timeline = Arc::new(Timeline::default());
-        timeline.mark_at(Phase::ProcessStart, process_start);
-
-        let stop = LateStop::default();
-        let watch = OutputWatch::new(stop.clone());
-        let mut builder = Builder::new(config).timeline(timeline).on_console_lost(watch.teller(serial_stdio));
-        if serial_stdio {
-            builder = builder.console(super::console::stdio(&stop)?);
-        }
-        let mut relay = None;
-        if let Some(name) = &virtio_stdio {
-            let mut streams = super::console::stdio(&stop)?;
-            relay = Relay::before(&mut streams)?;
-            let console = virtio::console::Console::new(name, streams)?;
-            builder = builder.virtio_device(name, console.on_output_lost(watch.teller(true)));
-        }
-        let machine = builder.build()?;
-        if let Some(pty) = machine.pty() {
-            terminal::note(&format!("console: {}", pty.display()));
-        }
-        for (name, pty) in machine.device_ptys() {
-            terminal::note(&format!("{name}: {}", pty.display()));
-        }
-        stop.set(machine.stop_handle());
-        // Nothing above needs putting back, so a signal may end it. The machine's threads, which
-        // start below, inherit that these signals wait to be fetched.
-        let signals = Signals::block()?;
-        let control = self.control.as_deref().map(Server::listen).transpose()?;
-        let raw = stdio.then(terminal::RawMode::enter).flatten();
-        let machine = Controlled::Running(machine.resume()?);
-        let (machine, signal) =
-            Watch { raw, signals, control, relay, stop, window: virtio_stdio }.wait(machine)?;
-        let outcome = machine.wait()?;
-        report.print(&outcome);
-        let loss = watch.loss().map(Loss::code);
-        Ok(ExitCode::from(signal.map(super::signal_code).or(loss).unwrap_or(outcome.reason.code())))
-    }
-}
-
-/// What there is to attend to while a machine runs.
-struct Watch {
-    // Dropped in this order, when what is left may take its time: the terminal and the signals are the
-    // user's again.
-    raw: Option<terminal::RawMode>,
-    signals: Signals,
-    control: Option<Server>,
-    relay: Option<Relay>,
-    stop: LateStop,
-    /// The virtio console that is told of the terminal's size.
-    window: Option<String>,
-}
-
-impl Watch {
-    /// Waits until the machine has ended or is about to, and gives the signal that ended it.
-    fn wait(mut self, mut machine: Controlled) -> anyhow::Result<(Controlled, Option<i32>)> {
-        machine = self.tell_size(machine);
-        while let Some(ended) = machine.ended() {
-            let control = self.control.as_ref().map(AsRawFd::as_raw_fd);
-            let keyboard = self.relay.as_ref().map(AsRawFd::as_raw_fd);
-            match self.signals.wait_beside(ended, control, keyboard)? {
-                Woken::Ended => break,
-                Woken::Asked => {
-                    if let Some(control) = &mut self.control {
-                        machine = control.serve(machine, Controlled::answer);
-                    }
-                }
-                Woken::Typed => self.relay = self.relay.take().and_then(Relay::pass),
-                Woken::Signal(signal) => {
-                    self.stop.stop();
-                    return Ok((machine, Some(signal)));
-                }
-                Woken::Continued => {
-                    if let Some(raw) = &self.raw {
-                        raw.enter_again();
-                    }
-                    machine = self.tell_size(machine);
-                }
-                Woken::Resized => machine = self.tell_size(machine),
-            }
-        }
-        Ok((machine, None))
-    }
-
-    /// Tells the console on the terminal how large that is. A machine that is paused is told later.
-    fn tell_size(&self, machine: Controlled) -> Controlled {
-        let Some((id, (columns, rows))) = self.window.clone().zip(terminal::size()) else { return machine };
-        machine.answer(Request::Window { id, columns, rows }).0
+        let config = self.machine.resolve()?;
+        self.session.run(config, process_start, Builder::build)
     }
 }

@@ -43,30 +43,24 @@ impl Signals {
         Ok(Self { set, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
-    /// Waits for a signal, or until the descriptor of the machine's end, the control socket or the
-    /// keyboard is readable.
-    pub(super) fn wait_beside(
-        &self,
-        ended: RawFd,
-        control: Option<RawFd>,
-        keyboard: Option<RawFd>,
-    ) -> io::Result<Woken> {
+    /// Waits for a signal, or until one of these descriptors, where there is one, is readable.
+    pub(super) fn wait_beside(&self, fds: &[Option<RawFd>]) -> io::Result<Woken> {
         // A negative descriptor is passed over.
-        let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let fds = [Some(self.fd.as_raw_fd()), Some(ended), control, keyboard];
-        let mut polled = fds.map(|fd| entry(fd.unwrap_or(-1)));
-        // SAFETY: four whole entries; the call waits for as long as it takes.
-        while unsafe { libc::poll(polled.as_mut_ptr(), 4, -1) } < 0 {
+        let entry =
+            |fd: Option<RawFd>| libc::pollfd { fd: fd.unwrap_or(-1), events: libc::POLLIN, revents: 0 };
+        let all = std::iter::once(Some(self.fd.as_raw_fd())).chain(fds.iter().copied());
+        let mut polled: Vec<_> = all.map(entry).collect();
+        let count = libc::nfds_t::try_from(polled.len()).unwrap_or_default();
+        // SAFETY: as many whole entries as it is told of; the call waits for as long as it takes.
+        while unsafe { libc::poll(polled.as_mut_ptr(), count, -1) } < 0 {
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
         }
-        match polled.map(|entry| entry.revents != 0) {
-            [true, ..] => self.fetch(),
-            [_, true, ..] => Ok(Woken::Ended),
-            [_, _, true, _] => Ok(Woken::Asked),
-            _ => Ok(Woken::Typed),
+        match polled.iter().position(|entry| entry.revents != 0).and_then(|first| first.checked_sub(1)) {
+            Some(index) => Ok(Woken::Ready(index)),
+            None => self.fetch(),
         }
     }
 
@@ -86,12 +80,8 @@ impl Signals {
 /// Why a wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Woken {
-    /// The machine has ended.
-    Ended,
-    /// Something has come by the control socket.
-    Asked,
-    /// There are keys.
-    Typed,
+    /// The descriptor at this place is readable, the first that is.
+    Ready(usize),
     /// This signal asks the process to end.
     Signal(i32),
     /// The process was stopped and goes on; whoever had the terminal meanwhile has changed it.

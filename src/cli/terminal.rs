@@ -13,16 +13,21 @@ static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
 /// Writes one line to standard error, in the program's name. A standard error that is gone is no
 /// reason to fail. The line may have a file's name in it, or anything: it does nothing to a terminal.
 pub(super) fn note(line: &str) {
-    let _ = writeln!(io::stderr(), "bantam: {}", harmless(line, |_| false));
+    let _ = writeln!(io::stderr(), "bantam: {}", harmless(line));
 }
 
 /// As [`note`], of a text whose line breaks are meant.
 pub(super) fn note_lines(text: &str) {
-    let _ = writeln!(io::stderr(), "bantam: {}", harmless(text, |letter| letter == '\n'));
+    let _ = writeln!(io::stderr(), "bantam: {}", harmless_but(text, |letter| letter == '\n'));
+}
+
+/// The text with control characters spelled out.
+pub(super) fn harmless(text: &str) -> String {
+    harmless_but(text, |_| false)
 }
 
 /// The text with control characters spelled out, but for some.
-fn harmless(text: &str, may_stay: impl Fn(char) -> bool) -> String {
+fn harmless_but(text: &str, may_stay: impl Fn(char) -> bool) -> String {
     let mut spelled = String::with_capacity(text.len());
     for letter in text.chars() {
         if letter.is_control() && !may_stay(letter) {
@@ -114,7 +119,7 @@ mod tests {
 
     #[test]
     fn control_characters_are_spelled_out() {
-        let spelled = |letter| harmless("a\u{1b}[2J\r\n\u{9b}ü", |stays| stays == letter);
+        let spelled = |letter| harmless_but("a\u{1b}[2J\r\n\u{9b}ü", |stays| stays == letter);
         assert_eq!(spelled('a'), "a\\u{1b}[2J\\r\\n\\u{9b}ü");
         assert_eq!(spelled('\n'), "a\\u{1b}[2J\\r\n\\u{9b}ü");
     }

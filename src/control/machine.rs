@@ -1,13 +1,13 @@
-//! A machine that does what it is asked.
+//! A machine in whichever state it is brought to.
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::{Answer, Request};
-use crate::machine::{Error, Outcome, PausedMachine, RunningMachine};
-use crate::virtio::{Command, CommandError, DeviceHandle};
+use super::Answer;
+use crate::machine::{Error, Outcome, PausedMachine, RunningMachine, StopHandle};
+use crate::virtio::{CommandError, DeviceHandle};
 
 /// A machine in whichever state, as requests bring it there.
-pub enum Controlled {
+pub enum Machine {
     /// Its guest runs.
     Running(RunningMachine),
     /// Its guest waits.
@@ -18,34 +18,9 @@ pub enum Controlled {
     Failed(Error),
 }
 
-impl Controlled {
-    /// Does what is asked.
-    #[must_use]
-    pub fn answer(self, request: Request) -> (Self, Answer) {
-        let (id, command) = match request {
-            Request::Balloon { target, id } => (id, Command::BalloonTarget(target)),
-            Request::Hinting { on, id } => (id, Command::BalloonHinting(on)),
-            Request::Resized { id } => (id, Command::DiskResized),
-            Request::Window { id, columns, rows } => (id, Command::ConsoleResize { columns, rows }),
-            Request::Metrics { id } => {
-                let answer = self.ask_device(&id, |device| {
-                    Ok(device.metrics()?.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
-                });
-                return (self, answer.map_or_else(Answer::Error, Answer::Ok));
-            }
-            Request::Pause => return self.pause().acknowledged(),
-            Request::Resume => return self.resume().acknowledged(),
-            Request::Stop => {
-                self.stop();
-                return (self, Answer::done());
-            }
-        };
-        let answer = self.ask_device(&id, |device| device.command(command));
-        (self, answer.map_or_else(Answer::Error, |()| Answer::done()))
-    }
-
+impl Machine {
     /// Asks a device; in a paused machine none would answer. An error is one line.
-    fn ask_device<T>(
+    pub(super) fn ask_device<T>(
         &self,
         id: &str,
         ask: impl FnOnce(&DeviceHandle) -> Result<T, CommandError>,
@@ -63,40 +38,51 @@ impl Controlled {
         }
     }
 
-    fn pause(self) -> Self {
+    pub(super) fn pause(self) -> Self {
         match self {
             Self::Running(machine) => machine.pause().map_or_else(Self::Ended, Self::Paused),
             other => other,
         }
     }
 
-    fn resume(self) -> Self {
+    pub(super) fn resume(self) -> Self {
         match self {
             Self::Paused(machine) => machine.resume().map_or_else(Self::Failed, Self::Running),
             other => other,
         }
     }
 
-    fn stop(&self) {
+    /// What stops it, where something is left to stop.
+    #[must_use]
+    pub fn stop_handle(&self) -> Option<StopHandle> {
         match self {
-            Self::Running(machine) => machine.stop_handle().stop(),
-            Self::Paused(machine) => machine.stop_handle().stop(),
-            Self::Ended(_) | Self::Failed(_) => {}
+            Self::Running(machine) => Some(machine.stop_handle()),
+            Self::Paused(machine) => Some(machine.stop_handle()),
+            Self::Ended(_) | Self::Failed(_) => None,
         }
     }
 
-    fn acknowledged(self) -> (Self, Answer) {
-        let answer = match &self {
+    /// The state in a word.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self {
+            Self::Running(_) => "running",
+            Self::Paused(_) => "paused",
+            Self::Ended(_) | Self::Failed(_) => "ended",
+        }
+    }
+
+    /// The answer to somebody who wanted it in the state that it should be in by now.
+    pub(super) fn acknowledged(&self) -> Answer {
+        match self {
             Self::Running(_) | Self::Paused(_) => Answer::done(),
             Self::Ended(_) => Answer::refused(&"the machine has ended"),
             Self::Failed(error) => Answer::refused(error),
-        };
-        (self, answer)
+        }
     }
 
     /// A descriptor that is readable once the machine has ended; none where nothing is left to end.
-    #[must_use]
-    pub fn ended(&self) -> Option<RawFd> {
+    pub(super) fn ended(&self) -> Option<RawFd> {
         match self {
             Self::Running(machine) => Some(machine.as_raw_fd()),
             Self::Paused(machine) => Some(machine.as_raw_fd()),

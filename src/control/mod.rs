@@ -1,13 +1,18 @@
 //! What someone outside can ask of a running machine, and the socket by which it is asked.
 //!
 //! A request is a line of JSON, `{"command":"balloon","target":"128M"}`, and so is its answer:
-//! `{"ok":{}}`, or `{"error":"..."}` with what is wrong.
+//! `{"ok":{}}`, or `{"error":"..."}` with what is wrong. Where that takes long, there are lines before it
+//! which say how far it is: `{"progress":{"done":4096,"total":65536}}`. A client that goes meanwhile has
+//! it given up.
 
 mod client;
+mod controlled;
+mod job;
+mod list;
 mod machine;
+mod place;
 mod server;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -16,8 +21,12 @@ use clap::{ArgAction, Subcommand};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use client::ask;
-pub use machine::Controlled;
+pub use client::{ask, ask_and_watch};
+pub use controlled::{About, Controlled, Info};
+pub use job::{Job, Progress};
+pub use list::{Listed, list};
+pub use machine::Machine;
+pub use place::{Folder, Name, ParseNameError};
 pub use server::Server;
 
 use crate::config::Size;
@@ -65,6 +74,8 @@ pub enum Request {
         /// The device.
         id: String,
     },
+    /// Print what the machine is, and whether it runs.
+    Info,
     /// Hold the machine's vCPUs and devices.
     Pause,
     /// Let them go on.
@@ -78,21 +89,42 @@ fn balloon() -> String {
     "balloon0".to_owned()
 }
 
+/// What there is in an answer, by its names.
+pub type Fields = serde_json::Map<String, serde_json::Value>;
+
 /// What a machine answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Answer {
-    /// It is done; the numbers that were asked for.
-    Ok(BTreeMap<String, u64>),
+    /// It is done; what was asked for.
+    Ok(Fields),
     /// It is not; why, in one line.
     Error(String),
+    /// It is being done, and another answer will come.
+    Progress {
+        /// How much is done.
+        done: u64,
+        /// Of how much.
+        total: u64,
+    },
 }
 
 impl Answer {
     /// It is done.
     #[must_use]
     pub fn done() -> Self {
-        Self::Ok(BTreeMap::new())
+        Self::Ok(Fields::new())
+    }
+
+    /// It is done, and this was asked for: a structure with fields.
+    #[must_use]
+    pub fn fields(value: &impl Serialize) -> Self {
+        match serde_json::to_value(value) {
+            Ok(serde_json::Value::Object(fields)) => Self::Ok(fields),
+            Ok(_) => Self::refused(&"the answer has no fields"),
+            Err(error) => Self::refused(&error),
+        }
     }
 
     /// It is not, for this reason.
@@ -116,6 +148,26 @@ pub enum Error {
     /// There is one already, and somebody listens.
     #[error("another machine listens at {0}: give --control another path")]
     InUse(PathBuf),
+    /// There is a machine of this name.
+    #[error("a machine named '{0}' runs already: give another --name, or stop it with `bantam ctl {0} stop`")]
+    NameInUse(Name),
+    /// The folder of the named machines' sockets cannot be made or read.
+    #[error("cannot use {path}, the folder of your machines' sockets")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// There is something in that folder's place that others can change.
+    #[error(
+        "{0} is no folder of yours that nobody else can enter: remove it or `chmod 700` it, or let \
+         XDG_RUNTIME_DIR name a folder of yours"
+    )]
+    NotPrivate(PathBuf),
+    /// No machine has this name.
+    #[error("no machine is named '{0}': `bantam ps` lists those that are; a socket's path has a '/' in it")]
+    NoSuchName(Name),
     /// There is a file of another kind.
     #[error("there is a file at {0}, and it is no socket: give --control another path")]
     NoSocket(PathBuf),

@@ -32,7 +32,7 @@ use crate::memory::{self, GuestMemory, layout};
 use crate::state::{self, State};
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitStats};
-use crate::virtio::{self, Device, Opened};
+use crate::virtio::{self, Allow, Device, Opened, SaveError};
 
 /// The embedded guest: our own small kernel.
 static EMBEDDED_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
@@ -115,6 +115,9 @@ pub enum Error {
     /// A part of the machine cannot be kept, or what was kept is none of this machine's.
     #[error(transparent)]
     State(#[from] state::Error),
+    /// A virtio device cannot be kept, or what was kept does not fit it.
+    #[error(transparent)]
+    Device(#[from] SaveError),
     /// What was kept is of a host whose processor can do more.
     #[error("this host's processor lacks what the saved machine's guest was promised: {0}")]
     Processor(String),
@@ -171,6 +174,7 @@ pub struct Builder {
 struct Kept {
     memory: GuestMemory,
     state: State,
+    allow: Allow,
 }
 
 impl Builder {
@@ -272,9 +276,9 @@ impl Builder {
     }
 
     /// Has the machine go on from where another was saved ([`PausedMachine::save`]), in place of booting: with
-    /// what its memory held, and the same configuration.
-    pub fn restore(mut self, memory: GuestMemory, state: State) -> Self {
-        self.kept = Some(Kept { memory, state });
+    /// what its memory held, and the same configuration. `allow` says what may differ.
+    pub fn restore(mut self, memory: GuestMemory, state: State, allow: Allow) -> Self {
+        self.kept = Some(Kept { memory, state, allow });
         self
     }
 
@@ -351,8 +355,8 @@ impl Builder {
             pty,
             config: self.config,
         };
-        if let Some(Kept { state, .. }) = kept {
-            parts.restore(&supported, state)?;
+        if let Some(Kept { state, allow, .. }) = kept {
+            parts.restore(&supported, state, allow)?;
         }
         Ok(PausedMachine { parts })
     }

@@ -1,0 +1,202 @@
+//! A machine that a command builds, by whatever way, and runs until it ends: its console, its signals,
+//! the requests to it, and the report in the end.
+
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::console::{LateStop, Loss, OutputWatch, Relay};
+use super::report::Report;
+use super::signals::{Signals, Woken};
+use super::terminal;
+use crate::config::{Console, MachineConfig};
+use crate::control::{About, Controlled, Folder, Machine, Name, Request, Server};
+use crate::machine::{self, Builder, PausedMachine};
+use crate::timeline::{Phase, Timeline};
+use crate::virtio;
+
+/// How the running machine is reached, and what is printed of it.
+#[derive(Args, Debug)]
+pub(super) struct SessionArgs {
+    /// Give the machine a name, by which `bantam ctl NAME` and `bantam ps` find it.
+    #[arg(long, conflicts_with = "control")]
+    name: Option<Name>,
+    /// Make a socket at this path, by which `bantam ctl PATH` finds the machine, in place of a name.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Print when the machine reached which phase of its start.
+    #[arg(long)]
+    timings: bool,
+    /// Print the reason of the end, timings and exits as one JSON object. Reports go to standard
+    /// output, or to standard error while the console is there.
+    #[arg(long)]
+    json: bool,
+}
+
+impl SessionArgs {
+    /// Runs a machine of this configuration to its end; `build` makes it of a builder that knows where
+    /// its console goes.
+    pub(super) fn run(
+        self,
+        mut config: MachineConfig,
+        process_start: Instant,
+        build: impl FnOnce(Builder) -> Result<PausedMachine, machine::Error>,
+    ) -> anyhow::Result<ExitCode> {
+        if !config.devices.vsock.is_empty() {
+            raise_descriptor_limit();
+        }
+        let about = About::new(self.name.clone(), &config);
+        let timeline = Arc::new(Timeline::default());
+        timeline.mark_at(Phase::ProcessStart, process_start);
+        let stats = config.stats;
+        let mut desk = Desk::open(&mut config)?;
+        let report = Report { timings: self.timings, stats, json: self.json, to_stderr: desk.has_stdio() };
+
+        let machine = build(desk.furnish(Builder::new(config).timeline(timeline))?)?;
+        if let Some(pty) = machine.pty() {
+            terminal::note(&format!("console: {}", pty.display()));
+        }
+        for (name, pty) in machine.device_ptys() {
+            terminal::note(&format!("{name}: {}", pty.display()));
+        }
+        desk.stop.set(machine.stop_handle());
+        // Nothing above needs putting back, so a signal may end it. The machine's threads, which
+        // start below, inherit that these signals wait to be fetched.
+        let signals = Signals::block()?;
+        let control = self.listen()?;
+        let raw = desk.has_stdio().then(terminal::RawMode::enter).flatten();
+        let machine = Controlled::new(about, Machine::Running(machine.resume()?));
+        let Desk { stop, watch, relay, virtio_stdio, .. } = desk;
+        let (machine, signal) =
+            Watch { raw, signals, control, relay, stop, window: virtio_stdio }.wait(machine)?;
+        let outcome = machine.wait()?;
+        report.print(&outcome);
+        let loss = watch.loss().map(Loss::code);
+        Ok(ExitCode::from(signal.map(super::signal_code).or(loss).unwrap_or(outcome.reason.code())))
+    }
+
+    /// The socket by which the machine is asked, where one is wanted.
+    fn listen(&self) -> Result<Option<Server>, crate::control::Error> {
+        match (&self.name, &self.control) {
+            (Some(name), _) => Folder::make()?.listen(name).map(Some),
+            (None, Some(path)) => Server::listen(path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// Each connection of the guest's takes a descriptor. The soft limit is low for the sake of programs
+/// that call select(2), of which this is none.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::debug!("the limit on descriptors stays as it is: {error}");
+    }
+}
+
+/// Where the user sits: standard input and output as one of the machine's consoles.
+struct Desk {
+    /// The serial console is there.
+    serial_stdio: bool,
+    /// This virtio console is there.
+    virtio_stdio: Option<String>,
+    stop: LateStop,
+    watch: OutputWatch,
+    relay: Option<Relay>,
+}
+
+impl Desk {
+    /// Finds which console it is, and takes a virtio console that is to be there out of the
+    /// configuration.
+    fn open(config: &mut MachineConfig) -> anyhow::Result<Self> {
+        let stop = LateStop::default();
+        Ok(Self {
+            serial_stdio: config.console == Console::Stdio,
+            virtio_stdio: super::console::take_virtio(config),
+            watch: OutputWatch::new(stop.clone()),
+            stop,
+            relay: None,
+        })
+    }
+
+    fn has_stdio(&self) -> bool {
+        self.serial_stdio || self.virtio_stdio.is_some()
+    }
+
+    /// Gives the machine its console.
+    fn furnish(&mut self, mut builder: Builder) -> anyhow::Result<Builder> {
+        builder = builder.on_console_lost(self.watch.teller(self.serial_stdio));
+        if self.serial_stdio {
+            builder = builder.console(super::console::stdio(&self.stop)?);
+        }
+        if let Some(name) = &self.virtio_stdio {
+            let mut streams = super::console::stdio(&self.stop)?;
+            self.relay = Relay::before(&mut streams)?;
+            let console = virtio::console::Console::new(name, streams)?;
+            builder = builder.virtio_device(name, console.on_output_lost(self.watch.teller(true)));
+        }
+        Ok(builder)
+    }
+}
+
+/// What there is to attend to while a machine runs.
+struct Watch {
+    // Dropped in this order, when what is left may take its time: the terminal and the signals are the
+    // user's again.
+    raw: Option<terminal::RawMode>,
+    signals: Signals,
+    control: Option<Server>,
+    relay: Option<Relay>,
+    stop: LateStop,
+    /// The virtio console that is told of the terminal's size.
+    window: Option<String>,
+}
+
+impl Watch {
+    /// Waits until the machine has ended or is about to, and gives the signal that ended it.
+    fn wait(mut self, mut machine: Controlled) -> anyhow::Result<(Controlled, Option<i32>)> {
+        machine = self.tell_size(machine);
+        while let Some(event) = machine.event() {
+            let control = self.control.as_ref().map(AsRawFd::as_raw_fd);
+            let keyboard = self.relay.as_ref().map(AsRawFd::as_raw_fd);
+            match self.signals.wait_beside(&[Some(event), control, keyboard])? {
+                Woken::Ready(0) if machine.is_busy() => {
+                    machine = machine.attend(self.control.as_mut());
+                    if !machine.is_busy() {
+                        machine = self.tell_size(machine);
+                    }
+                }
+                Woken::Ready(0) => break,
+                Woken::Ready(1) => {
+                    if let Some(control) = &mut self.control {
+                        machine = machine.serve(control);
+                    }
+                }
+                Woken::Ready(_) => self.relay = self.relay.take().and_then(Relay::pass),
+                Woken::Signal(signal) => {
+                    self.stop.stop();
+                    return Ok((machine, Some(signal)));
+                }
+                Woken::Continued => {
+                    if let Some(raw) = &self.raw {
+                        raw.enter_again();
+                    }
+                    machine = self.tell_size(machine);
+                }
+                Woken::Resized => machine = self.tell_size(machine),
+            }
+        }
+        Ok((machine, None))
+    }
+
+    /// Tells the console on the terminal how large that is. A machine that is paused is told later.
+    fn tell_size(&self, machine: Controlled) -> Controlled {
+        let Some((id, (columns, rows))) = self.window.clone().zip(terminal::size()) else { return machine };
+        machine.answer(Request::Window { id, columns, rows }).0
+    }
+}
