@@ -23,7 +23,9 @@ pub enum SaveError {
     #[error(transparent)]
     State(#[from] state::Error),
     /// It does not say what it keeps.
-    #[error("the device {0} cannot be kept in a snapshot: take it out of the machine (or give it Device::save)")]
+    #[error(
+        "the device {0} cannot be kept in a snapshot: take it out of the machine (or give it Device::save)"
+    )]
     Unsaveable(String),
     /// It has been stopped, and still has requests.
     #[error("{device}: requests of queue {queue} are in flight")]
@@ -34,7 +36,9 @@ pub enum SaveError {
         queue: usize,
     },
     /// The snapshot has another device under this name.
-    #[error("{device} was a virtio device with the id {saved}, and has the id {here} here: give the devices that the machine had")]
+    #[error(
+        "{device} was a virtio device with the id {saved}, and has the id {here} here: give the devices that the machine had"
+    )]
     Kind {
         /// The device.
         device: String,
@@ -44,7 +48,9 @@ pub enum SaveError {
         here: u32,
     },
     /// The driver uses features that the device does not have here.
-    #[error("{device}: the guest uses {names}, which the device does not have here: give it the options that it had; or the host lacks them")]
+    #[error(
+        "{device}: the guest uses {names}, which the device does not have here: give it the options that it had; or the host lacks them"
+    )]
     Features {
         /// The device.
         device: String,

@@ -21,7 +21,8 @@ pub mod bit {
     /// The driver has given up.
     pub const FAILED: u8 = 128;
     /// All of them.
-    pub(in crate::virtio) const ALL: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | NEEDS_RESET | FAILED;
+    pub(in crate::virtio) const ALL: u8 =
+        ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | NEEDS_RESET | FAILED;
 }
 
 /// Bits of the interrupt status register (VIRTIO 1.2, section 4.2.2).

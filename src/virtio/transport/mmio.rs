@@ -272,7 +272,11 @@ impl Mmio {
         }
         let missing = saved.driver_features & !features;
         if has(bit::FEATURES_OK) && missing != 0 {
-            return Err(SaveError::Features { device: device(), missing, names: feature_names(*id, missing) });
+            return Err(SaveError::Features {
+                device: device(),
+                missing,
+                names: feature_names(*id, missing),
+            });
         }
         if has(bit::FEATURES_OK) && saved.driver_features & feature::VERSION_1 == 0 {
             return Err(impossible(name, "its driver is one of before VIRTIO 1.0"));
