@@ -8,8 +8,13 @@ use crate::virtio::block::config::{Cache, Disk, Overlay};
 use crate::virtio::block::host::{Access, HostFile};
 use crate::virtio::block::qcow2::{self, Format, Qcow2};
 
-/// Opens a disk's image for reading and, over it, the overlay.
-pub(super) fn open(disk: &Disk, overlay: &Overlay, format: Format, access: Access) -> Result<Qcow2, Error> {
+/// Opens a disk's image for reading and, over it, the overlay. Whether that is a new one.
+pub(super) fn open(
+    disk: &Disk,
+    overlay: &Overlay,
+    format: Format,
+    access: Access,
+) -> Result<(Qcow2, bool), Error> {
     let reading = Access { write: false, durable: false, ..access };
     let base = qcow2::open(&disk.path, format, reading, disk.cache)?;
     match overlay {
@@ -19,14 +24,14 @@ pub(super) fn open(disk: &Disk, overlay: &Overlay, format: Format, access: Acces
             let host = Arc::new(HostFile::unnamed(&temporary_folder(), access)?);
             qcow2::create(&host, base.size(), None)?;
             let chain = qcow2::over(host, base, Cache::Unsafe)?;
-            Qcow2::temporary(chain)
+            Ok((Qcow2::temporary(chain)?, true))
         }
         Overlay::Path(path) => {
-            let host = match path.metadata() {
-                Ok(_) => existing(path, &disk.path, access)?,
-                Err(_) => made(path, disk, base.size(), format, access)?,
+            let (host, is_new) = match path.metadata() {
+                Ok(_) => (existing(path, &disk.path, access)?, false),
+                Err(_) => (made(path, disk, base.size(), format, access)?, true),
             };
-            Qcow2::new(qcow2::over(host, base, disk.cache)?, false, disk.cache)
+            Ok((Qcow2::new(qcow2::over(host, base, disk.cache)?, false, disk.cache)?, is_new))
         }
     }
 }
