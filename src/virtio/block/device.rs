@@ -1,5 +1,6 @@
 //! The block device (VIRTIO 1.2, section 5.2): requests to an engine and its results back.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -382,6 +383,10 @@ impl Device for Block {
         } = self;
         let device = |source| SaveError::Device { device: id.to_owned(), source: Box::new(source) };
         Ok(state.put(id, &image.save().map_err(device)?)?)
+    }
+
+    fn overlay(&self) -> io::Result<Option<File>> {
+        self.image.overlay()
     }
 
     fn restore(&mut self, from: &mut Restore<'_>) -> Result<(), SaveError> {

@@ -31,7 +31,8 @@ pub struct Image {
     path: PathBuf,
     engine: EngineKind,
     kind: Kind,
-    /// The image is an overlay that was made when it was opened.
+    is_overlay: bool,
+    /// The overlay was made when the image was opened.
     is_new: bool,
 }
 
@@ -66,7 +67,8 @@ impl Image {
             }
             None => Kind::Raw(Arc::new(open_raw(disk, access)?)),
         };
-        Ok(Self { path: disk.path.clone(), engine: disk.engine, kind, is_new })
+        let is_overlay = disk.overlay.is_some();
+        Ok(Self { path: disk.path.clone(), engine: disk.engine, kind, is_overlay, is_new })
     }
 
     fn rules(&self) -> &Rules {

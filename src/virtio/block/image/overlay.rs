@@ -22,7 +22,8 @@ pub(super) fn open(
             // Nothing outlives the machine: there is nothing to make safe.
             let access = Access { durable: false, ..access };
             let host = Arc::new(HostFile::unnamed(&temporary_folder(), access)?);
-            qcow2::create(&host, base.size(), None)?;
+            // A snapshot's copy of it has a name, and says what it lies over.
+            qcow2::create(&host, base.size(), Some((&absolute(&disk.path)?, format)))?;
             let chain = qcow2::over(host, base, Cache::Unsafe)?;
             Ok((Qcow2::temporary(chain)?, true))
         }
@@ -53,14 +54,19 @@ fn existing(path: &Path, base: &Path, access: Access) -> Result<Arc<HostFile>, E
 
 /// A new overlay.
 fn made(path: &Path, disk: &Disk, size: u64, format: Format, access: Access) -> Result<Arc<HostFile>, Error> {
-    let base = disk.path.canonicalize().map_err(|source| Error::open(&disk.path, false, source))?;
-    let name = base.to_str().ok_or_else(|| Error::Name(base.clone()))?;
+    let name = absolute(&disk.path)?;
     let host = Arc::new(HostFile::create(path, access)?);
     // Half an overlay would be in the way of the next attempt.
-    qcow2::create(&host, size, Some((name, format))).inspect_err(|_| {
+    qcow2::create(&host, size, Some((&name, format))).inspect_err(|_| {
         let _ = std::fs::remove_file(path);
     })?;
     Ok(host)
+}
+
+/// The name by which an overlay finds its image.
+fn absolute(path: &Path) -> Result<String, Error> {
+    let path = path.canonicalize().map_err(|source| Error::open(path, false, source))?;
+    path.into_os_string().into_string().map_err(|name| Error::Name(name.into()))
 }
 
 /// Where files go that may be as large as a disk: not where that is memory, as `/tmp` often is.

@@ -1,6 +1,10 @@
 //! By what an image is known again.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Error, Image, Kind};
 use crate::state::saved;
@@ -39,6 +43,21 @@ impl Image {
             readonly: self.readonly(),
             files: self.files(stamp).into_iter().collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The overlay, open once more and for reading only; none if what the guest writes goes into the image.
+    ///
+    /// # Errors
+    /// The host does not open it.
+    pub fn overlay(&self) -> io::Result<Option<File>> {
+        match &self.kind {
+            Kind::Qcow2(qcow2) if self.is_overlay => {
+                let files = qcow2.files();
+                let open = |file: &Arc<HostFile>| File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+                files.first().map(open).transpose()
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The image's file and those that it stands on.
