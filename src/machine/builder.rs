@@ -292,6 +292,7 @@ impl Builder {
             timeline,
             stats: ExitStats::new(self.config.stats),
             pty,
+            vm,
         };
         Ok(PausedMachine { parts })
     }

@@ -19,13 +19,15 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 
 use self::virtio::OnThread;
 use crate::event::EventLoop;
-use crate::hypervisor::KvmVcpu;
+use crate::hypervisor::{self, KvmVcpu, Vm};
+use crate::memory::DirtyPages;
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitStats, VcpuThread};
 use crate::virtio::{DeviceHandle, Worker};
 
 /// What every state of a machine owns. Dropping it stops the machine and joins its threads.
 struct Parts {
+    vm: Vm,
     control: Arc<Control>,
     /// Until the first start.
     idle: Option<Idle>,
@@ -221,6 +223,23 @@ impl PausedMachine {
         Ok(RunningMachine { parts: self.parts })
     }
 
+    /// Has it noted which pages of guest memory change from now on, or no longer. That makes a guest's first
+    /// write to each page slower.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn track_dirty(&mut self, on: bool) -> Result<(), hypervisor::Error> {
+        self.parts.vm.track_dirty(on)
+    }
+
+    /// The pages that have changed since they were last taken, or since [`Self::track_dirty`].
+    ///
+    /// # Errors
+    /// Changes are not tracked, or KVM refuses; no page is lost.
+    pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
+        self.parts.vm.take_dirty()
+    }
+
     /// The pseudo-terminal of a machine whose console is one.
     #[must_use]
     pub fn pty(&self) -> Option<&Path> {
@@ -253,6 +272,15 @@ impl RunningMachine {
         } else {
             Err(Box::new(self.parts.end()))
         }
+    }
+
+    /// The pages that have changed, as [`PausedMachine::take_dirty`] gives them. They may change on; then they
+    /// are among the next ones too.
+    ///
+    /// # Errors
+    /// Changes are not tracked, or KVM refuses; no page is lost.
+    pub fn take_dirty(&self) -> Result<DirtyPages, hypervisor::Error> {
+        self.parts.vm.take_dirty()
     }
 
     /// Waits until the machine ends. Where its guest ended it, that is when the console's stream has
@@ -327,3 +355,6 @@ impl fmt::Debug for StopHandle {
         f.debug_struct("StopHandle").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 // Memory advice is a call on raw addresses.
 #![allow(unsafe_code)]
 
+pub mod dirty;
 mod discard;
 pub mod layout;
 
@@ -10,13 +11,18 @@ use thiserror::Error;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+pub use dirty::DirtyPages;
 pub use discard::discard;
 
 use crate::config::Size;
+use dirty::{LogSlice, WriteLog};
 use layout::{HOLE_END, HOLE_START};
 
 /// Guest memory as every part of the machine sees it. Clones share the same memory.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
+pub type GuestMemory = vm_memory::GuestMemoryMmap<WriteLog>;
+
+/// A piece of guest memory. What is written to it is noted, when [`dirty::track`] says so.
+pub type GuestSlice<'m> = vm_memory::VolatileSlice<'m, LogSlice<'m>>;
 
 /// Below this address memory keeps small pages: a guest that only says hello touches a few pages
 /// here, and a huge page would be cleared for each.
@@ -68,7 +74,7 @@ pub fn allocate(size: Size) -> Result<GuestMemory, Error> {
 ///
 /// A child of a fork has no use for the guest's memory, and without it the fork need not
 /// write-protect all of it under running vCPUs; nor does it belong into a core dump.
-fn advise(region: &vm_memory::GuestRegionMmap<()>) {
+fn advise(region: &vm_memory::GuestRegionMmap<WriteLog>) {
     let skipped = SMALL_PAGES_END.saturating_sub(region.start_addr().0).min(region.len());
     let (Ok(skipped), Ok(len)) = (usize::try_from(skipped), usize::try_from(region.len())) else { return };
     for (from, advice) in [(skipped, libc::MADV_HUGEPAGE), (0, libc::MADV_DONTFORK), (0, libc::MADV_DONTDUMP)]
