@@ -23,7 +23,8 @@ use self::virtio::OnThread;
 use crate::config::MachineConfig;
 use crate::devices::vmgenid::VmGenId;
 use crate::event::EventLoop;
-use crate::hypervisor::{KvmVcpu, Vm};
+use crate::hypervisor::{self, KvmVcpu, Vm};
+use crate::memory::DirtyPages;
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitStats, VcpuThread};
 use crate::virtio::DeviceHandle;
@@ -240,6 +241,23 @@ impl PausedMachine {
         Ok(self.parts.vmgenid.renew()?)
     }
 
+    /// Has it noted which pages of guest memory change from now on, or no longer. That makes a guest's first
+    /// write to each page slower.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn track_dirty(&mut self, on: bool) -> Result<(), hypervisor::Error> {
+        self.parts.vm.track_dirty(on)
+    }
+
+    /// The pages that have changed since they were last taken, or since [`Self::track_dirty`].
+    ///
+    /// # Errors
+    /// Changes are not tracked, or KVM refuses; no page is lost.
+    pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
+        self.parts.vm.take_dirty()
+    }
+
     /// The pseudo-terminal of a machine whose console is one.
     #[must_use]
     pub fn pty(&self) -> Option<&Path> {
@@ -272,6 +290,15 @@ impl RunningMachine {
         } else {
             Err(Box::new(self.parts.end()))
         }
+    }
+
+    /// The pages that have changed, as [`PausedMachine::take_dirty`] gives them. They may change on; then they
+    /// are among the next ones too.
+    ///
+    /// # Errors
+    /// Changes are not tracked, or KVM refuses; no page is lost.
+    pub fn take_dirty(&self) -> Result<DirtyPages, hypervisor::Error> {
+        self.parts.vm.take_dirty()
     }
 
     /// Waits until the machine ends. Where its guest ended it, that is when the console's stream has
@@ -346,3 +373,6 @@ impl fmt::Debug for StopHandle {
         f.debug_struct("StopHandle").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
 use super::host::{self, Pagemap};
 use super::layers::{Layers, Run};
 use super::layout::PAGE_SIZE;
-use super::{Error, GuestMemory, Slice, parts, size};
+use super::{Error, GuestMemory, GuestSlice, parts, size};
 
 /// Bytes that are written between two reports of progress.
 const STEP: u64 = 4 << 20;
@@ -130,7 +130,7 @@ impl<'a> Writer<'a> {
         Ok(self.written)
     }
 
-    fn slice(&mut self, at: u64, slice: &Slice<'_>) -> io::Result<()> {
+    fn slice(&mut self, at: u64, slice: &GuestSlice<'_>) -> io::Result<()> {
         // An unreadable page of a layer's file is an error here, and a signal without this. A kernel that
         // cannot do it has nothing to say.
         match host::advise(slice, libc::MADV_POPULATE_READ) {
@@ -170,7 +170,7 @@ impl<'a> Writer<'a> {
 }
 
 /// Whether a page is zeroes. Most that are not say so early.
-fn is_zero(slice: &Slice<'_>, at: usize, page: usize) -> bool {
+fn is_zero(slice: &GuestSlice<'_>, at: usize, page: usize) -> bool {
     let words = page / size_of::<u64>();
     slice.get_array_ref::<u64>(at, words).is_ok_and(|page| (0..words).all(|word| page.load(word) == 0))
 }

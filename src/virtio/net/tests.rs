@@ -9,6 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::config::parse_options;
 use crate::virtio::feature;
+use crate::virtio::iovec::IoVecs;
 use crate::virtio::testing::{GuestDriver, conformance, wait};
 
 const RX: usize = 0;
@@ -342,4 +343,24 @@ fn tiny_buffers_are_no_more_than_the_driver_s_own_trouble() {
     let address = driver.buffer(64);
     driver.memory.write_slice(&[7; 64], GuestAddress(address)).unwrap();
     wait("the device lives", || driver.status() != 0);
+}
+
+#[test]
+fn a_frame_notes_the_pages_that_it_comes_to() {
+    use crate::memory::{GuestMemory, dirty};
+    let memory = std::sync::Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap());
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    let port = Port::new(ours.into());
+    let room = |at, len| IoVecs::from_guest(&memory, [(GuestAddress(at), len)]).unwrap();
+    let rooms = [room(0x1000, 0x2000), room(0x8800, 0x1000), room(0xc000, 0x1000)];
+    dirty::track(&memory, true);
+    for (len, pages) in
+        [(100, vec![(1, 1)]), (0x2001, vec![(1, 2), (8, 1)]), (0x5000, vec![(1, 2), (8, 2), (12, 1)])]
+    {
+        theirs.send(&vec![1; len]).unwrap();
+        assert_eq!(port.receive(rooms.iter(), &mut [0; 0x1000]).unwrap(), len);
+        assert_eq!(dirty::take(&memory).runs().collect::<Vec<_>>(), pages, "{len}");
+    }
+    port.send(&rooms[0]).unwrap();
+    assert!(dirty::take(&memory).is_empty());
 }
