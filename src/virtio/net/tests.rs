@@ -1,6 +1,7 @@
 //! The device between a guest's driver and a pair of sockets, which give and take a frame a call as a
 //! tap does.
 
+use std::cell::RefCell;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -84,21 +85,25 @@ fn offer(driver: &mut GuestDriver, count: usize, len: usize) {
 #[test]
 fn conforms() {
     for word in ["", "rate=100M", "offload=off"] {
-        let (nic, sockets) = nic_of(word, 1);
-        let nic = std::cell::Cell::new(Some(nic));
-        let mut seed = 0;
+        let sockets = RefCell::new(Vec::new());
+        let mut seed = 0_u8;
         conformance(
-            || Box::new(nic.take().unwrap()),
+            || {
+                let (nic, mut theirs) = nic_of(word, 1);
+                sockets.borrow_mut().append(&mut theirs);
+                Box::new(nic)
+            },
             |driver| {
-                seed += 1;
+                seed = seed.wrapping_add(1);
                 let sent = frame(1000, seed);
                 let (len, _) = driver.request(TX, &[&sent[..12], &sent[12..500], &sent[500..]], &[]);
                 assert_eq!(len, 0);
+                let socket = &sockets.borrow()[driver.which];
                 // An attack may have sent something before.
-                while receive(&sockets[0]) != sent {}
+                while receive(socket) != sent {}
                 offer(driver, 1, 1526);
                 let sent = frame(700, seed);
-                sockets[0].send(&sent).unwrap();
+                socket.send(&sent).unwrap();
                 assert_eq!(wait_frame(driver), (delivered(&sent, 1), 1));
             },
         );

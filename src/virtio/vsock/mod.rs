@@ -100,11 +100,6 @@ impl Device for Sockets {
         }
     }
 
-    /// A new driver knows of no connections.
-    fn activate(&mut self, _: u64) {
-        self.lost_all = false;
-    }
-
     fn start(&mut self, io: &mut Io<'_>) {
         io.watch(self.muxer.fd(), 0, EventSet::IN);
     }
