@@ -10,6 +10,7 @@ use bantam::config::MachineConfig;
 use bantam::hypervisor::Hypervisor;
 use bantam::machine::{Builder, PausedMachine, RunningMachine};
 use bantam::memory::{self, GuestMemory};
+use bantam::virtio::Allow;
 use common::{Screen, config, kvm, watched};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -50,7 +51,7 @@ fn a_guest_does_not_notice_that_it_goes_on_elsewhere() {
         drop(machine);
         let screen = Screen::default();
         let builder = Builder::new(config.clone()).hypervisor(kvm.clone()).console_output(screen.clone());
-        let running = builder.restore(memory, state).build().unwrap().resume().unwrap();
+        let running = builder.restore(memory, state, Allow::default()).build().unwrap().resume().unwrap();
         screen.wait_for("flood");
         std::thread::sleep(Duration::from_millis(round % 7));
         machine = pause(running);

@@ -5,10 +5,12 @@
 //! registers. Linux then numbers interrupts only from what a device's `_CRS` says, so each device
 //! that has one must be in the DSDT.
 //!
-//! The DSDT is kept to constant objects, without a method: its guest interprets it while it boots.
+//! The DSDT is kept to constant objects, since its guest interprets it while it boots. The one method is
+//! not called before a generation id changes.
 
 use acpi_tables::aml::{
-    self, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope,
+    self, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
+    ResourceTemplate, Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -208,6 +210,7 @@ fn dsdt(platform: &Platform<'_>) -> Result<Vec<u8>, Error> {
     let mut devices = Vec::with_capacity(128 + 96 * count);
     serial_port(&mut devices);
     clock(&mut devices);
+    generation_id(&mut devices);
     for (index, device) in platform.virtio.iter().enumerate() {
         virtio(&mut devices, index, device)?;
     }
@@ -230,6 +233,32 @@ fn serial_port(devices: &mut Vec<u8>) {
 fn clock(devices: &mut Vec<u8>) {
     let ports = IO::new(layout::RTC_PORT, layout::RTC_PORT, 1, 2);
     device(devices, "RTC_", &EISAName::new("PNP0B00"), None, &[&ports]);
+}
+
+/// The generation id ("Virtual Machine Generation ID", Microsoft): its compatible id is what guests know
+/// it by, and `ADDR` where it is. A generic event device (section 5.6.9) tells them of a change.
+fn generation_id(devices: &mut Vec<u8>) {
+    const NAME: &str = "VGEN";
+    const COUNTER: &str = "VM_Gen_Counter";
+    const CHANGED: u8 = 0x80;
+
+    let address: [&dyn Aml; 2] = [&address32(layout::GENERATION_ID), &aml::ZERO];
+    let children: [&dyn Aml; 4] = [
+        &Name::new("_HID".into(), &"BANT0001"),
+        &Name::new("_CID".into(), &COUNTER),
+        &Name::new("_DDN".into(), &COUNTER),
+        &Name::new("ADDR".into(), &Package::new(address.to_vec())),
+    ];
+    Device::new(NAME.into(), children.to_vec()).to_aml_bytes(devices);
+
+    let hid = Name::new("_HID".into(), &"ACPI0013");
+    let irq = interrupt(layout::GENERATION_IRQ.into(), Trigger::Edge);
+    let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&irq]));
+    let (generation, changed) = (Path::new(NAME), CHANGED);
+    let notify = Notify::new(&generation, &changed);
+    // Its argument is the interrupt, of which there is one.
+    let event = Method::new("_EVT".into(), 1, true, vec![&notify]);
+    Device::new("GED_".into(), vec![&hid, &crs, &event]).to_aml_bytes(devices);
 }
 
 /// `LNRO0005` is the id by which Linux and others know a virtio-mmio device. There is no `_CCA`:

@@ -46,7 +46,8 @@ impl Signals {
     /// Waits for a signal, or until one of these descriptors, where there is one, is readable.
     pub(super) fn wait_beside(&self, fds: &[Option<RawFd>]) -> io::Result<Woken> {
         // A negative descriptor is passed over.
-        let entry = |fd: Option<RawFd>| libc::pollfd { fd: fd.unwrap_or(-1), events: libc::POLLIN, revents: 0 };
+        let entry =
+            |fd: Option<RawFd>| libc::pollfd { fd: fd.unwrap_or(-1), events: libc::POLLIN, revents: 0 };
         let all = std::iter::once(Some(self.fd.as_raw_fd())).chain(fds.iter().copied());
         let mut polled: Vec<_> = all.map(entry).collect();
         let count = libc::nfds_t::try_from(polled.len()).unwrap_or_default();

@@ -54,7 +54,11 @@ impl Progress {
             self.told.store(now, Ordering::Relaxed);
             self.tell();
         }
-        if self.cancelled.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.cancelled.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 
     fn tell(&self) {

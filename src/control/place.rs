@@ -25,7 +25,9 @@ pub struct Name(String);
 
 /// A word that is no name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("'{0}' is no name: give a letter or digit, then letters, digits, '-', '_' and '.', {LONGEST} at most")]
+#[error(
+    "'{0}' is no name: give a letter or digit, then letters, digits, '-', '_' and '.', {LONGEST} at most"
+)]
 pub struct ParseNameError(String);
 
 impl Name {
@@ -108,9 +110,8 @@ impl Folder {
 
     fn check(self) -> Result<Self, Error> {
         let user = rustix::process::geteuid().as_raw();
-        let private = |folder: &Metadata| {
-            folder.is_dir() && folder.uid() == user && folder.mode() & 0o077 == 0
-        };
+        let private =
+            |folder: &Metadata| folder.is_dir() && folder.uid() == user && folder.mode() & 0o077 == 0;
         match fs::symlink_metadata(&self.0) {
             Ok(folder) if private(&folder) => Ok(self),
             Ok(_) => Err(Error::NotPrivate(self.0)),

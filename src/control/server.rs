@@ -79,11 +79,7 @@ impl Server {
 
     /// Has what has come in answered, by whatever the answers depend on and change. Never waits. One
     /// who gets no answer is owed it: see [`Self::tell`].
-    pub fn serve<T>(
-        &mut self,
-        mut state: T,
-        mut answer: impl FnMut(T, Request) -> (T, Option<Answer>),
-    ) -> T {
+    pub fn serve<T>(&mut self, mut state: T, mut answer: impl FnMut(T, Request) -> (T, Option<Answer>)) -> T {
         let mut events = vec![EpollEvent::default(); MOST_CLIENTS + 1];
         let count = self.epoll.wait(0, &mut events).unwrap_or_default();
         for event in events.iter().take(count) {

@@ -11,6 +11,7 @@ pub mod ioapic;
 pub mod power;
 pub mod rtc;
 pub mod serial;
+pub mod vmgenid;
 
 use crate::bus::Effect;
 

@@ -25,13 +25,14 @@ use crate::devices::ioapic::{IoApic, IoApicPin};
 use crate::devices::power::{self, AcpiPower};
 use crate::devices::rtc::{self, Rtc};
 use crate::devices::serial::{self, Serial};
+use crate::devices::vmgenid::{self, VmGenId};
 use crate::event;
 use crate::hypervisor::{self, Hypervisor, KvmVcpu, Vm};
 use crate::memory::{self, GuestMemory, layout};
 use crate::state::{self, State};
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitStats};
-use crate::virtio::{self, Device, Opened};
+use crate::virtio::{self, Allow, Device, Opened, SaveError};
 
 /// The embedded guest: our own small kernel.
 static EMBEDDED_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
@@ -59,6 +60,9 @@ pub enum Error {
     /// The ACPI tables cannot be made.
     #[error(transparent)]
     Acpi(#[from] acpi::Error),
+    /// There is no generation id.
+    #[error(transparent)]
+    VmGenId(#[from] vmgenid::Error),
     /// The MP table cannot be made.
     #[error(transparent)]
     MpTable(#[from] mptable::Error),
@@ -111,6 +115,9 @@ pub enum Error {
     /// A part of the machine cannot be kept, or what was kept is none of this machine's.
     #[error(transparent)]
     State(#[from] state::Error),
+    /// A virtio device cannot be kept, or what was kept does not fit it.
+    #[error(transparent)]
+    Device(#[from] SaveError),
     /// What was kept is of a host whose processor can do more.
     #[error("this host's processor lacks what the saved machine's guest was promised: {0}")]
     Processor(String),
@@ -167,6 +174,7 @@ pub struct Builder {
 struct Kept {
     memory: GuestMemory,
     state: State,
+    allow: Allow,
 }
 
 impl Builder {
@@ -268,9 +276,9 @@ impl Builder {
     }
 
     /// Has the machine go on from where another was saved ([`PausedMachine::save`]), in place of booting: with
-    /// what its memory held, and the same configuration.
-    pub fn restore(mut self, memory: GuestMemory, state: State) -> Self {
-        self.kept = Some(Kept { memory, state });
+    /// what its memory held, and the same configuration. `allow` says what may differ.
+    pub fn restore(mut self, memory: GuestMemory, state: State, allow: Allow) -> Self {
+        self.kept = Some(Kept { memory, state, allow });
         self
     }
 
@@ -299,6 +307,8 @@ impl Builder {
         let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(KvmMessages(vm.clone())))));
         let mut mmio = Bus::mmio();
         mmio.insert(layout::IOAPIC, layout::IOAPIC_LEN, ioapic.clone())?;
+        let line = IoApicPin::new(Arc::clone(&ioapic), layout::GENERATION_IRQ);
+        let mut vmgenid = VmGenId::new(vm.memory().clone(), Arc::new(line));
         let own = std::mem::take(&mut self.virtio);
         let devices = virtio::open_all(&self.config.devices, self.config.cpus, own)?;
         let virtio = Attachments::attach_all(devices, &vm, &ioapic, &mut mmio)?;
@@ -308,6 +318,7 @@ impl Builder {
         let vcpus = if kept.is_some() {
             self.create_vcpus(&vm)?
         } else {
+            vmgenid.renew()?;
             let entry = self.load(&vm, &virtio)?;
             timeline.mark(Phase::KernelLoaded);
             let mut vcpus = self.create_vcpus(&vm)?;
@@ -337,14 +348,15 @@ impl Builder {
             loops: Vec::new(),
             parked: virtio.workers,
             devices: virtio.handles,
+            vmgenid,
             device_ptys: virtio.ptys,
             timeline,
             stats: ExitStats::new(self.config.stats),
             pty,
             config: self.config,
         };
-        if let Some(Kept { state, .. }) = kept {
-            parts.restore(&supported, state)?;
+        if let Some(Kept { state, allow, .. }) = kept {
+            parts.restore(&supported, state, allow)?;
         }
         Ok(PausedMachine { parts })
     }

@@ -21,6 +21,7 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 use self::state::Fixed;
 use self::virtio::OnThread;
 use crate::config::MachineConfig;
+use crate::devices::vmgenid::VmGenId;
 use crate::event::EventLoop;
 use crate::hypervisor::{KvmVcpu, Vm};
 use crate::timeline::{Phase, Timeline};
@@ -45,6 +46,7 @@ struct Parts {
     parked: Vec<Box<OnThread>>,
     /// The ways to command them, by their names.
     devices: Vec<(String, DeviceHandle)>,
+    vmgenid: VmGenId,
     timeline: Arc<Timeline>,
     stats: ExitStats,
     pty: Option<PathBuf>,
@@ -227,6 +229,15 @@ impl PausedMachine {
             self.parts.control.resume();
         }
         Ok(RunningMachine { parts: self.parts })
+    }
+
+    /// Gives the machine a new generation id, as one has to that is not what it was: a copy of another,
+    /// or one that went back in time. Its guest is told.
+    ///
+    /// # Errors
+    /// The host has no random numbers.
+    pub fn renew_generation(&mut self) -> Result<(), Error> {
+        Ok(self.parts.vmgenid.renew()?)
     }
 
     /// The pseudo-terminal of a machine whose console is one.

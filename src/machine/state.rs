@@ -14,6 +14,7 @@ use crate::devices::serial::Serial;
 use crate::hypervisor::{KvmVcpu, VcpuState};
 use crate::memory::GuestMemory;
 use crate::state::State;
+use crate::virtio::{self, Allow};
 
 /// How far two time-stamp counters of one frequency may be apart, in millionths: crystals are not better.
 const TSC_TOLERANCE: u64 = 250;
@@ -74,13 +75,17 @@ impl PausedMachine {
             state.put(&vcpu_id(index), &lock(vcpu).save()?)?;
         }
         fixed.save(&mut state)?;
+        for device in &mut self.parts.parked {
+            let registers = lock(&device.registers);
+            virtio::save(&device.name, &registers, &mut device.worker, &mut state)?;
+        }
         Ok(state)
     }
 }
 
 impl Parts {
     /// Takes a saved state, all of it.
-    pub(super) fn restore(&mut self, supported: &CpuId, mut state: State) -> Result<(), Error> {
+    pub(super) fn restore(&mut self, supported: &CpuId, mut state: State, allow: Allow) -> Result<(), Error> {
         self.vm.restore_clock(&state.take("machine")?)?;
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             let saved: VcpuState = state.take(&vcpu_id(index))?;
@@ -89,8 +94,14 @@ impl Parts {
             vcpu.restore(&saved)?;
         }
         self.fixed.restore(&mut state)?;
+        for device in &mut self.parked {
+            let mut registers = lock(&device.registers);
+            virtio::restore(&device.name, &mut registers, &mut device.worker, &mut state, allow)?;
+        }
         lock(&self.fixed.ioapic).restore(&state.take("ioapic")?);
-        Ok(state.finish()?)
+        state.finish()?;
+        // The same state may go on elsewhere, too: from its first instruction the guest can tell.
+        Ok(self.vmgenid.renew()?)
     }
 }
 

@@ -10,6 +10,7 @@
 //! 0x0009_fc00  MP floating pointer (reserved; where kernels look first)
 //! 0x000a_0000  hole without RAM meaning (reserved)
 //! 0x000e_0000  ACPI tables (reserved)
+//! 0x000e_f000  generation id (reserved, a page of its own)
 //! 0x000f_0000  MP configuration table (reserved)
 //! 0x0010_0000  kernel, initrd, free memory
 //! 0xc000_0000  MMIO hole, 1 GiB: devices, IOAPIC, local APICs
@@ -42,7 +43,10 @@ pub const MP_TABLE_END: u64 = HIGH_MEMORY;
 /// The ACPI tables; the RSDP comes first, where kernels that scan for it look.
 pub const ACPI_TABLES: u64 = 0xe_0000;
 /// End of the room for ACPI tables.
-pub const ACPI_TABLES_END: u64 = MP_TABLE;
+pub const ACPI_TABLES_END: u64 = GENERATION_ID;
+/// The machine's generation id, 16 bytes. Its page is reserved and has nothing else in it, as the
+/// specification wants ("Virtual Machine Generation ID", Microsoft, 2012).
+pub const GENERATION_ID: u64 = 0xe_f000;
 /// Start of memory above 1 MiB; kernels load from here on.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 
@@ -76,6 +80,9 @@ pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 pub const COM1_PORT: u16 = 0x3f8;
 /// Interrupt of the first serial port.
 pub const COM1_IRQ: u8 = 4;
+/// Interrupt of a new generation id: the second serial port's, which is not here. It is below those of the
+/// virtio devices.
+pub const GENERATION_IRQ: u8 = 3;
 /// ACPI sleep control, sleep status and reset registers, in this order.
 pub const ACPI_PORT: u16 = 0x600;
 /// Sleep type (SLP_TYP) of the state S5: a guest powers off by writing it with SLP_EN to the

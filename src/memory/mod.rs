@@ -4,39 +4,35 @@
 #![allow(unsafe_code)]
 
 mod discard;
+mod error;
+mod host;
+pub mod image;
+mod layers;
 pub mod layout;
 
-use thiserror::Error;
-use vm_memory::mmap::FromRangesError;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use std::ops::Range;
+
+use vm_memory::bitmap::{BitmapSlice, MS};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, VolatileSlice};
 
 pub use discard::discard;
+pub use error::Error;
+pub use layers::{Layer, Layers, Run, restore};
 
 use crate::config::Size;
-use layout::{HOLE_END, HOLE_START};
+use layout::{HOLE_END, HOLE_START, PAGE_SIZE};
 
 /// Guest memory as every part of the machine sees it. Clones share the same memory.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 
+/// A region of it.
+type Region = <GuestMemory as GuestMemoryBackend>::R;
+/// A part of it.
+type Slice<'a> = VolatileSlice<'a, MS<'a, GuestMemory>>;
+
 /// Below this address memory keeps small pages: a guest that only says hello touches a few pages
 /// here, and a huge page would be cleared for each.
 const SMALL_PAGES_END: u64 = 2 << 20;
-
-/// Guest memory that the host does not give.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The address space has no room for it.
-    #[error("cannot map {size} of guest memory")]
-    Map {
-        /// How much was asked for.
-        size: Size,
-        /// What the host said.
-        source: FromRangesError,
-    },
-    /// More than this build's address space.
-    #[error("{0} of guest memory is more than this host can address")]
-    TooLarge(Size),
-}
 
 /// The ranges of guest-physical addresses that `size` of memory takes: from 0 up to the hole, and
 /// the rest from 4 GiB up.
@@ -58,31 +54,62 @@ fn ranges(size: Size) -> Result<Vec<(GuestAddress, usize)>, Error> {
 /// The host's address space has no room.
 pub fn allocate(size: Size) -> Result<GuestMemory, Error> {
     let memory = GuestMemory::from_ranges(&ranges(size)?).map_err(|source| Error::Map { size, source })?;
-    for region in memory.iter() {
-        advise(region);
+    for (at, slice) in parts(&memory, 0..size.bytes())? {
+        let skipped = SMALL_PAGES_END.saturating_sub(at);
+        if let Ok(slice) = slice.offset(usize::try_from(skipped).unwrap_or(usize::MAX)) {
+            let _ = host::advise(&slice, libc::MADV_HUGEPAGE);
+        }
     }
+    keep_all_private(&memory)?;
     Ok(memory)
 }
 
-/// Best effort: a kernel that refuses an advice loses nothing.
-///
+/// Keeps the parts of memory from children of the process and from core dumps.
+fn keep_all_private(memory: &GuestMemory) -> Result<(), Error> {
+    parts(memory, 0..size(memory))?.iter().for_each(|(_, slice)| keep_private(slice));
+    Ok(())
+}
+
 /// A child of a fork has no use for the guest's memory, and without it the fork need not
 /// write-protect all of it under running vCPUs; nor does it belong into a core dump.
-fn advise(region: &vm_memory::GuestRegionMmap<()>) {
-    let skipped = SMALL_PAGES_END.saturating_sub(region.start_addr().0).min(region.len());
-    let (Ok(skipped), Ok(len)) = (usize::try_from(skipped), usize::try_from(region.len())) else { return };
-    for (from, advice) in [(skipped, libc::MADV_HUGEPAGE), (0, libc::MADV_DONTFORK), (0, libc::MADV_DONTDUMP)]
-    {
-        // SAFETY: the range lies inside the region's own mapping, which the region keeps alive, and
-        // none of these changes what the memory holds.
-        unsafe {
-            libc::madvise(region.as_ptr().add(from).cast(), len - from, advice);
-        }
+///
+/// Best effort: a kernel that refuses an advice loses nothing.
+fn keep_private<B: BitmapSlice>(slice: &VolatileSlice<'_, B>) {
+    for advice in [libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
+        let _ = host::advise(slice, advice);
     }
+}
+
+/// How many bytes of RAM there are.
+fn size(memory: &GuestMemory) -> u64 {
+    memory.iter().map(GuestMemoryRegion::len).sum()
+}
+
+/// The parts of memory for a range of RAM, in order, with the place of each in RAM. RAM has no hole: what
+/// comes after its low part is the memory from 4 GiB up.
+fn parts(memory: &GuestMemory, range: Range<u64>) -> Result<Vec<(u64, Slice<'_>)>, Error> {
+    let outside =
+        || Error::Outside { first: range.start / PAGE_SIZE, count: (range.end - range.start) / PAGE_SIZE };
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for region in memory.iter() {
+        let end = start + region.len();
+        let (from, to) = (range.start.max(start), range.end.min(end));
+        if from < to {
+            let len = usize::try_from(to - from).map_err(|_| outside())?;
+            let slice = region.get_slice(MemoryRegionAddress(from - start), len).map_err(|_| outside())?;
+            parts.push((from, slice));
+        }
+        start = end;
+    }
+    if range.end > start { Err(outside()) } else { Ok(parts) }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    /// Pages in 2 MiB.
+    pub(crate) const PAGES: usize = 512;
+
     use vm_memory::Bytes;
 
     use super::*;

@@ -65,6 +65,27 @@ impl ConfigSpace {
         changed
     }
 
+    /// All of it.
+    #[must_use]
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        lock(&self.inner).bytes.clone()
+    }
+
+    /// What the driver has written comes back, and the number that it has seen. Whether the rest is not
+    /// what it was: that is a change by the device.
+    pub(super) fn restore(&self, saved: &[u8], generation: u32) -> bool {
+        let mut inner = lock(&self.inner);
+        let Inner { bytes, writable, .. } = &mut *inner;
+        for ((_, to), from) in
+            bytes.iter_mut().enumerate().zip(saved).filter(|((at, _), _)| writable.contains(at))
+        {
+            *to = *from;
+        }
+        let differs = *bytes != saved;
+        inner.generation = generation.wrapping_add(u32::from(differs));
+        differs
+    }
+
     /// A number that changes with every change by the device (VIRTIO 1.2, section 2.5.1).
     #[must_use]
     pub fn generation(&self) -> u32 {

@@ -6,9 +6,11 @@ use std::path::Path;
 use thiserror::Error;
 use vmm_sys_util::epoll::EventSet;
 
+use super::save::{Restore, SaveError};
 use super::{ConfigSpace, VirtQueue};
 use crate::config::Size;
 use crate::memory::GuestMemory;
+use crate::state::State;
 
 /// What a device is to its driver.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +37,8 @@ impl Description {
 /// has on the host; no other thread ever touches it.
 ///
 /// The calls come in this order: [`activate`](Self::activate), [`start`](Self::start), any number
-/// of events, [`stop`](Self::stop), then `start` again (after a pause) or [`reset`](Self::reset).
+/// of events, [`stop`](Self::stop), then `start` again (after a pause) or [`reset`](Self::reset). A device
+/// may be [`save`](Self::save)d while it is stopped.
 pub trait Device: Send + 'static {
     /// What the driver finds. Asked once.
     fn describe(&self) -> Description;
@@ -91,6 +94,31 @@ pub trait Device: Send + 'static {
 
     /// The driver is gone; as before [`activate`](Self::activate).
     fn reset(&mut self) {}
+
+    /// Keeps, as a [`Saved`](crate::state::Saved) of this id, what a new device of the same configuration
+    /// has to know to go on for the same driver; nothing if there is no such thing. What it has on the host
+    /// has to be there for that device, too. Called between [`stop`](Self::stop) and
+    /// [`start`](Self::start), and before the first of them; the device goes on as if nothing had been.
+    ///
+    /// A device that does not say what it keeps is not saved, nor is its machine.
+    ///
+    /// # Errors
+    /// The device cannot be saved.
+    fn save(&mut self, id: &str, state: &mut State) -> Result<(), SaveError> {
+        let _ = state;
+        Err(SaveError::Unsaveable(id.to_owned()))
+    }
+
+    /// Goes on for the driver of another device, which has kept this. A driver that was set up has been
+    /// [`activate`](Self::activate)d; [`start`](Self::start) comes later. The file that the state comes
+    /// from may be anybody's.
+    ///
+    /// # Errors
+    /// The state cannot be, or asks for what this device does not have.
+    fn restore(&mut self, from: &mut Restore<'_>) -> Result<(), SaveError> {
+        let _ = from;
+        Ok(())
+    }
 }
 
 /// A number with its name. Names end in their unit: `_bytes`, `_pages`, `_total` for a count.

@@ -20,6 +20,7 @@ pub mod iovec;
 pub mod net;
 pub mod queue;
 pub mod rate;
+pub mod save;
 pub mod status;
 pub mod transport;
 pub mod vsock;
@@ -33,6 +34,7 @@ pub use chain::{Chain, Cursor};
 pub use config_space::ConfigSpace;
 pub use device::{Command, CommandError, Description, Device, Io, Metric, Watch};
 pub use queue::{QueueSetup, Served, VirtQueue};
+pub use save::{Allow, Restore, SaveError, restore, save};
 pub use status::DeviceStatus;
 pub use worker::{ANSWER_WITHIN, DeviceHandle, Doorbell, Worker};
 

@@ -8,25 +8,40 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Chain;
-use super::status::DeviceStatus;
+use super::status::{DeviceStatus, bit};
 use crate::memory::GuestMemory;
+use crate::state::saved;
 
 /// In the available ring's flags (VIRTIO 1.2, section 2.7.6): the driver polls.
 const NO_INTERRUPT: u16 = 1;
 
-/// Where the driver has put a queue, and how large it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueSetup {
-    /// Number of descriptors.
-    pub size: u16,
-    /// Whether the driver has enabled it.
-    pub ready: bool,
-    /// Address of the descriptor table.
-    pub descriptors: u64,
-    /// Address of the available ring (driver area).
-    pub available: u64,
-    /// Address of the used ring (device area).
-    pub used: u64,
+saved! {
+    "virtio-queue", version 1, fingerprint 2566669410;
+    /// Where the driver has put a queue, and how large it is.
+    #[derive(Copy, Default, Eq)]
+    pub struct QueueSetup {
+        /// Number of descriptors.
+        pub size: u16,
+        /// Whether the driver has enabled it.
+        pub ready: bool,
+        /// Address of the descriptor table.
+        pub descriptors: u64,
+        /// Address of the available ring (driver area).
+        pub available: u64,
+        /// Address of the used ring (device area).
+        pub used: u64,
+    }
+}
+
+saved! {
+    "virtio-ring", version 1, fingerprint 2413760724;
+    /// How far a queue is in which nothing is in flight.
+    pub(super) struct Ring {
+        /// Index of the next chain, in the available ring and in the used ring.
+        next: u16,
+        /// Nothing is done with it until the device is reset.
+        pub(super) closed: bool,
+    }
 }
 
 impl QueueSetup {
@@ -107,6 +122,23 @@ impl VirtQueue {
             closed: !setup.ready,
             bad_chains: 0,
         })
+    }
+
+    /// How far it is; none if chains of it are in flight.
+    pub(super) fn save(&self) -> Option<Ring> {
+        let Self { memory: _, queue, status, kick: _, in_flight, signalled: _, closed, bad_chains: _ } = self;
+        let is_settled = *in_flight == 0 && queue.next_avail() == queue.next_used();
+        // A device that has failed may keep its chains until it is reset.
+        let closed = *closed || !is_settled && status.get() & bit::NEEDS_RESET != 0;
+        (is_settled || closed).then_some(Ring { next: queue.next_used(), closed })
+    }
+
+    /// Goes on where another one was.
+    pub(super) fn restore(&mut self, ring: &Ring) {
+        self.queue.set_next_avail(ring.next);
+        self.queue.set_next_used(ring.next);
+        self.signalled = ring.next;
+        self.closed |= ring.closed;
     }
 
     /// Number of descriptors.

@@ -20,11 +20,14 @@ pub mod bit {
     pub const NEEDS_RESET: u8 = 64;
     /// The driver has given up.
     pub const FAILED: u8 = 128;
+    /// All of them.
+    pub(in crate::virtio) const ALL: u8 =
+        ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | NEEDS_RESET | FAILED;
 }
 
 /// Bits of the interrupt status register (VIRTIO 1.2, section 4.2.2).
-const USED_BUFFER: u32 = 1;
-const CONFIG_CHANGE: u32 = 2;
+pub(super) const USED_BUFFER: u32 = 1;
+pub(super) const CONFIG_CHANGE: u32 = 2;
 
 /// The registers that the device itself changes.
 pub struct DeviceStatus {
@@ -102,6 +105,24 @@ impl DeviceStatus {
     fn interrupt(&self, bits: u32) {
         self.interrupts.fetch_or(bits, Ordering::AcqRel);
         self.line.pulse();
+    }
+
+    /// Becomes what another one was: these bits of the registers.
+    pub(super) fn restore(&self, status: u8, interrupts: u32) {
+        self.status.store(status, Ordering::Release);
+        self.interrupts.store(interrupts, Ordering::Release);
+    }
+
+    /// Interrupts once more, if there is something that the driver has not taken notice of.
+    pub(super) fn interrupt_again(&self) {
+        if self.interrupts() != 0 {
+            self.line.pulse();
+        }
+    }
+
+    /// Whether the device has still to be told of what the driver wrote.
+    pub(super) fn has_config_write(&self) -> bool {
+        self.config_written.load(Ordering::Acquire)
     }
 
     /// The driver has written to the configuration space; whether that is news.

@@ -14,7 +14,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::{Command, CommandError, Description, Device, Io, Metric, Watch};
 use super::feature;
-use super::queue::{QueueSetup, VirtQueue};
+use super::queue::{QueueSetup, Ring, VirtQueue};
+use super::save::SaveError;
 use super::status::DeviceStatus;
 use crate::irq::IrqLine;
 use crate::memory::GuestMemory;
@@ -132,6 +133,9 @@ pub struct Worker {
     active: Option<Vec<VirtQueue>>,
     /// Whether the device has been started and not stopped.
     started: bool,
+    /// Whether the driver has to be interrupted anew when work begins: it was another machine that has
+    /// done so.
+    announces: bool,
     watched: HashSet<RawFd>,
 }
 
@@ -165,6 +169,7 @@ impl Worker {
             wake,
             active: None,
             started: false,
+            announces: false,
             watched: HashSet::new(),
         };
         Ok((worker, Front { description, status, requests, kicks }))
@@ -222,24 +227,66 @@ impl Worker {
         }
     }
 
-    fn activate(&mut self, features: u64, setups: &[QueueSetup], ops: &mut EventOps<'_>) {
+    /// The queues as the driver has set them up, if they make sense.
+    fn open_queues(&self, features: u64, setups: &[QueueSetup]) -> Option<Vec<VirtQueue>> {
         let event_idx = features & feature::RING_EVENT_IDX != 0;
         let memory = Arc::new(self.memory.clone());
-        let queues: Option<Vec<_>> = setups
+        setups
             .iter()
             .zip(&self.queue_sizes)
             .zip(&self.kicks)
             .map(|((setup, most), kick)| {
                 VirtQueue::open(&memory, setup, *most, event_idx, &self.status, kick)
             })
-            .collect();
-        if queues.is_none() {
+            .collect()
+    }
+
+    fn activate(&mut self, features: u64, setups: &[QueueSetup], ops: &mut EventOps<'_>) {
+        self.active = self.open_queues(features, setups);
+        if self.active.is_none() {
             self.status.needs_reset();
             return;
         }
-        self.active = queues;
         self.device.activate(features);
         self.start(ops);
+    }
+
+    /// The device itself.
+    pub(super) fn device(&mut self) -> &mut dyn Device {
+        self.device.as_mut()
+    }
+
+    /// How far the queues are; none if the driver's set-up has not been seen yet.
+    pub(super) fn save_rings(&self, name: &str) -> Result<Option<Vec<Ring>>, SaveError> {
+        let Some(queues) = &self.active else { return Ok(None) };
+        let rings = queues.iter().enumerate().map(|(number, queue)| {
+            queue.save().ok_or_else(|| SaveError::InFlight { device: name.to_owned(), queue: number })
+        });
+        rings.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Has the queues as another device had them, and the device set up with these features.
+    pub(super) fn restore_rings(
+        &mut self,
+        features: u64,
+        setups: &[QueueSetup],
+        rings: &[Ring],
+    ) -> Result<(), &'static str> {
+        let queues = self.open_queues(features, setups);
+        let mut queues = queues.ok_or("a queue makes no sense, or is not in the guest's memory")?;
+        if queues.len() != rings.len() {
+            return Err("it does not say of each queue how far it is");
+        }
+        queues.iter_mut().zip(rings).for_each(|(queue, ring)| queue.restore(ring));
+        self.active = Some(queues);
+        self.device.activate(features);
+        Ok(())
+    }
+
+    /// Has the driver interrupted anew when work begins, if it has not taken notice of something: an
+    /// interrupt too many does no harm.
+    pub(super) fn announce(&mut self) {
+        self.announces = true;
     }
 
     fn reset(&mut self, ops: &mut EventOps<'_>) {
@@ -298,6 +345,9 @@ impl MutEventSubscriber for Worker {
             if let Err(error) = ops.add(Events::with_data(event.as_ref(), token, EventSet::IN)) {
                 log::error!("a device is deaf: {error}");
             }
+        }
+        if std::mem::take(&mut self.announces) {
+            self.status.interrupt_again();
         }
         self.start(ops);
     }

@@ -139,12 +139,29 @@ fn the_dsdt_has_every_device_with_its_resources() {
 }
 
 #[test]
+fn the_dsdt_says_where_the_generation_id_is_and_what_tells_of_a_new_one() {
+    let [_, _, dsdt] = walk(&platform(1, &devices(3)));
+    let once = |bytes: &[u8]| {
+        assert_eq!(find(&dsdt, bytes).len(), 1, "{}", bytes.escape_ascii());
+    };
+    once(b"\x08_HID\x0dBANT0001\0");
+    once(b"\x08_CID\x0dVM_Gen_Counter\0");
+    once(b"\x08_DDN\x0dVM_Gen_Counter\0");
+    // A package of two: the lower half as a double word, and zero.
+    once(b"\x08ADDR\x12\x08\x02\x0c\x00\xf0\x0e\x00\x00");
+    assert_eq!(layout::GENERATION_ID, 0xe_f000);
+    // Interrupt 3, by its edge; a serialized method of one argument: Notify(VGEN, 0x80).
+    once(b"\x08_HID\x0dACPI0013\0\x08_CRS\x11\x0e\x0a\x0b\x89\x06\0\x03\x01\x03\0\0\0\x79\0\x14\x0d_EVT\x09\x86VGEN\x0a\x80");
+    assert!(u64::from(layout::GENERATION_IRQ) < u64::from(layout::VIRTIO_IRQ_BASE));
+}
+
+#[test]
 fn a_machine_that_does_not_fit_is_refused() {
     let memory = memory();
     let refused = |devices: &[VirtioMmio]| write(&memory, &platform(1, devices)).unwrap_err();
 
     let error = refused(&devices(1100));
-    assert!(matches!(error, Error::Space { room: 0x1_0000, .. }), "{error}");
+    assert!(matches!(error, Error::Space { room: 0xf000, .. }), "{error}");
     let error = refused(&devices(0x1001));
     assert!(matches!(error, Error::Devices { count: 0x1001 }), "{error}");
     for (base, len) in [(0x1_0000_0000, 0x1000), (0xffff_f000, 0x1001), (0xd000_0000, 0)] {

@@ -6,10 +6,12 @@ use std::sync::mpsc::sync_channel;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{Effect, Registers};
+use crate::state::saved;
 use crate::virtio::queue::QueueSetup;
-use crate::virtio::status::{DeviceStatus, bit};
+use crate::virtio::save::{SaveError, feature_names, impossible};
+use crate::virtio::status::{CONFIG_CHANGE, DeviceStatus, USED_BUFFER, bit};
 use crate::virtio::worker::{Front, Request, Requests};
-use crate::virtio::{Description, feature};
+use crate::virtio::{ConfigSpace, Description, feature};
 
 /// Size of a device's window.
 pub const LEN: u64 = 0x1000;
@@ -72,6 +74,26 @@ pub struct Mmio {
     queues: Vec<QueueSetup>,
     /// Whether the worker has been told that the driver is set up.
     active: bool,
+}
+
+saved! {
+    "virtio-mmio", version 1, fingerprint 733071069;
+    /// What a guest can find in the registers.
+    pub(in crate::virtio) struct MmioState {
+        /// Device id.
+        device: u32,
+        pub(in crate::virtio) status: u8,
+        interrupts: u32,
+        device_features_sel: u32,
+        driver_features_sel: u32,
+        pub(in crate::virtio) driver_features: u64,
+        queue_sel: u32,
+        pub(in crate::virtio) queues: Vec<QueueSetup>,
+        config: Vec<u8>,
+        config_generation: u32,
+        /// The device has still to be told of what the driver wrote to the configuration space.
+        config_written: bool,
+    }
 }
 
 impl Mmio {
@@ -197,6 +219,108 @@ impl Mmio {
             self.active = true;
             let (features, queues) = (self.driver_features, self.queues.clone());
             self.requests.send(Request::Activate { features, queues });
+        }
+    }
+
+    /// What the device is told of itself.
+    pub(in crate::virtio) fn config(&self) -> &ConfigSpace {
+        self.status.config()
+    }
+
+    pub(in crate::virtio) fn save(&self) -> MmioState {
+        let Self {
+            description,
+            status,
+            requests: _,
+            kicks: _,
+            device_features_sel,
+            driver_features_sel,
+            driver_features,
+            queue_sel,
+            queues,
+            // As long as DRIVER_OK is set.
+            active: _,
+        } = self;
+        MmioState {
+            device: description.id,
+            status: status.get(),
+            interrupts: status.interrupts(),
+            device_features_sel: *device_features_sel,
+            driver_features_sel: *driver_features_sel,
+            driver_features: *driver_features,
+            queue_sel: *queue_sel,
+            queues: queues.clone(),
+            config: status.config().bytes(),
+            config_generation: status.config().generation(),
+            config_written: status.has_config_write(),
+        }
+    }
+
+    /// Whether these can be registers of this device.
+    pub(in crate::virtio) fn check(&self, name: &str, saved: &MmioState) -> Result<(), SaveError> {
+        let device = || name.to_owned();
+        let Description { id, features, queue_sizes, .. } = &self.description;
+        if saved.device != *id {
+            return Err(SaveError::Kind { device: device(), saved: saved.device, here: *id });
+        }
+        let has = |bits: u8| saved.status & bits == bits;
+        if saved.status & !bit::ALL != 0
+            || saved.interrupts & !(USED_BUFFER | CONFIG_CHANGE) != 0
+            || has(bit::DRIVER_OK) && !has(bit::FEATURES_OK | bit::DRIVER)
+        {
+            return Err(impossible(name, "no device has such a status"));
+        }
+        let missing = saved.driver_features & !features;
+        if has(bit::FEATURES_OK) && missing != 0 {
+            return Err(SaveError::Features {
+                device: device(),
+                missing,
+                names: feature_names(*id, missing),
+            });
+        }
+        if has(bit::FEATURES_OK) && saved.driver_features & feature::VERSION_1 == 0 {
+            return Err(impossible(name, "its driver is one of before VIRTIO 1.0"));
+        }
+        let (had, has) = (saved.queues.len(), queue_sizes.len());
+        if had == has {
+            Ok(())
+        } else {
+            Err(impossible(name, format!("it had {had} queues, and has {has} here")))
+        }
+    }
+
+    /// Takes over registers that have been checked. The worker gets anew what it has not `taken` of what
+    /// the driver did.
+    pub(in crate::virtio) fn restore(&mut self, saved: MmioState, taken: bool) {
+        let MmioState {
+            device: _,
+            status,
+            mut interrupts,
+            device_features_sel,
+            driver_features_sel,
+            driver_features,
+            queue_sel,
+            queues,
+            config,
+            config_generation,
+            config_written,
+        } = saved;
+        self.active = status & bit::DRIVER_OK != 0;
+        if self.config().restore(&config, config_generation) && self.active {
+            interrupts |= CONFIG_CHANGE;
+        }
+        self.status.restore(status, interrupts);
+        self.device_features_sel = device_features_sel;
+        self.driver_features_sel = driver_features_sel;
+        self.driver_features = driver_features;
+        self.queue_sel = queue_sel;
+        self.queues = queues;
+        if self.active && !taken {
+            let (features, queues) = (driver_features, self.queues.clone());
+            self.requests.send(Request::Activate { features, queues });
+        }
+        if config_written && self.status.note_config_write() {
+            self.requests.send(Request::ConfigWritten);
         }
     }
 

@@ -2,4 +2,5 @@
 
 mod mmio;
 
+pub(super) use mmio::MmioState;
 pub use mmio::{DOORBELL, LEN, Mmio};

@@ -1,0 +1,207 @@
+//! What the host's kernel knows and does about guest memory: one system call a function.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{FileOffset, VolatileSlice};
+
+use super::Region;
+use super::layout::PAGE_SIZE;
+
+/// Where the kernel says of each page of this process whether it has one (`admin-guide/mm/pagemap.rst` of
+/// Linux's documentation). It serves here what the newer `PAGEMAP_SCAN` does, and is in every kernel that
+/// has KVM.
+const PAGEMAP: &str = "/proc/self/pagemap";
+/// Bits of an entry: the page is in memory, or in swap.
+const HELD: u64 = 1 << 63 | 1 << 62;
+/// Entries that are read at a time.
+const ENTRIES: usize = 1 << 15;
+
+/// Which pages the process holds.
+pub(super) struct Pagemap(File);
+
+impl Pagemap {
+    pub(super) fn open() -> io::Result<Self> {
+        File::open(PAGEMAP).map(Self)
+    }
+
+    /// The runs of pages in a slice that are in memory or in swap, as (first, count) from its beginning.
+    /// Nothing is touched by asking.
+    pub(super) fn held<B: BitmapSlice>(&self, slice: &VolatileSlice<'_, B>) -> io::Result<Vec<(u64, u64)>> {
+        let start = slice.ptr_guard().as_ptr() as u64 / PAGE_SIZE;
+        let pages = slice.len() as u64 / PAGE_SIZE;
+        let mut buffer = vec![0; ENTRIES * size_of::<u64>()];
+        let mut runs = Vec::new();
+        let mut page = 0;
+        while page < pages {
+            let entries = usize::try_from(pages - page).unwrap_or(ENTRIES).min(ENTRIES);
+            let bytes = buffer.get_mut(..entries * size_of::<u64>()).unwrap_or_default();
+            self.0.read_exact_at(bytes, (start + page) * size_of::<u64>() as u64)?;
+            let (entries, _) = bytes.as_chunks();
+            for (page, entry) in (page..).zip(entries) {
+                if u64::from_ne_bytes(*entry) & HELD != 0 {
+                    append(&mut runs, (page, 1));
+                }
+            }
+            page += entries.len() as u64;
+        }
+        Ok(runs)
+    }
+}
+
+/// Adds a run to the end of a list, or to its last one where it goes on from there.
+pub(super) fn append(runs: &mut Vec<(u64, u64)>, (first, count): (u64, u64)) {
+    match runs.last_mut() {
+        Some((last, pages)) if *last + *pages == first => *pages += count,
+        _ => runs.push((first, count)),
+    }
+}
+
+/// Maps so much memory: private, of the file if there is one, and as nothing but zeroes if not.
+pub(super) fn map(file: Option<FileOffset>, len: usize) -> Result<vm_memory::MmapRegion<B>, MmapRegionError> {
+    let kind = if file.is_some() { 0 } else { libc::MAP_ANONYMOUS };
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | kind;
+    vm_memory::MmapRegion::build(file, len, libc::PROT_READ | libc::PROT_WRITE, flags)
+}
+
+type B = <Region as vm_memory::GuestMemoryRegion>::B;
+
+fn result(returned: libc::c_int) -> io::Result<()> {
+    if returned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn offset(offset: u64) -> io::Result<libc::off_t> {
+    offset.try_into().map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))
+}
+
+/// Puts another private mapping into the place of whole pages of guest memory: of the file from the offset,
+/// or zeroes. What the pages held is gone.
+pub(super) fn map_over<B: BitmapSlice>(
+    slice: &VolatileSlice<'_, B>,
+    file: Option<(&File, u64)>,
+) -> io::Result<()> {
+    let guard = slice.ptr_guard_mut();
+    if guard.as_ptr() as u64 % PAGE_SIZE != 0 || slice.len() as u64 % PAGE_SIZE != 0 || slice.is_empty() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let kind = if file.is_some() { 0 } else { libc::MAP_ANONYMOUS };
+    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_NORESERVE | kind;
+    let (fd, at) = file.map_or((-1, 0), |(file, at)| (file.as_raw_fd(), at));
+    // SAFETY: the range is whole pages of the slice, which borrows a mapping of guest memory: nothing else is
+    // unmapped, and that mapping's end unmaps whatever is in its range. Guest memory is only accessed as
+    // volatile: bytes that become others are a change like any of the guest's.
+    let mapped = unsafe {
+        libc::mmap(
+            guard.as_ptr().cast(),
+            slice.len(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            fd,
+            offset(at)?,
+        )
+    };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A piece of advice that changes nothing about what the memory holds, which is for the caller to see to.
+pub(super) fn advise<B: BitmapSlice>(slice: &VolatileSlice<'_, B>, advice: libc::c_int) -> io::Result<()> {
+    // SAFETY: the range lies inside the slice, which borrows a mapping of guest memory. Guest memory is only
+    // accessed as volatile: should the advice clear bytes, that is a change like any of the guest's.
+    result(unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice) })
+}
+
+/// Fills guest memory with zeroes.
+pub(super) fn clear<B: BitmapSlice>(slice: &VolatileSlice<'_, B>) -> io::Result<()> {
+    let zeroes = [0_u8; 4096];
+    let mut done = 0;
+    while done < slice.len() {
+        let len = zeroes.len().min(slice.len() - done);
+        slice.subslice(done, len).map_err(io::Error::other)?.copy_from(&zeroes);
+        done += len;
+    }
+    Ok(())
+}
+
+/// Writes guest memory into a file, without a copy on the way.
+pub(super) fn write_at<B: BitmapSlice>(file: &File, slice: &VolatileSlice<'_, B>, at: u64) -> io::Result<()> {
+    let guard = slice.ptr_guard();
+    transfer(slice.len(), at, io::ErrorKind::WriteZero, |done, len, at| {
+        // SAFETY: the range lies inside the slice, which borrows a mapping of guest memory; the kernel
+        // only reads it, and copes with bytes that change meanwhile.
+        unsafe { libc::pwrite(file.as_raw_fd(), guard.as_ptr().wrapping_add(done).cast(), len, at) }
+    })
+}
+
+/// Reads from a file into guest memory, without a copy on the way.
+pub(super) fn read_at<B: BitmapSlice>(file: &File, slice: &VolatileSlice<'_, B>, at: u64) -> io::Result<()> {
+    let guard = slice.ptr_guard_mut();
+    transfer(slice.len(), at, io::ErrorKind::UnexpectedEof, |done, len, at| {
+        // SAFETY: the range lies inside the slice, which borrows a mapping of guest memory. Guest memory is
+        // only accessed as volatile, so that the kernel may write it like the guest does.
+        unsafe { libc::pread(file.as_raw_fd(), guard.as_ptr().wrapping_add(done).cast(), len, at) }
+    })
+}
+
+/// Calls until all is done: with what is done, what is left, and where that is in the file.
+fn transfer(
+    len: usize,
+    at: u64,
+    none: io::ErrorKind,
+    call: impl Fn(usize, usize, libc::off_t) -> isize,
+) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        match usize::try_from(call(done, len - done, offset(at + done as u64)?)) {
+            Ok(0) => return Err(none.into()),
+            Ok(moved) => done += moved,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Makes a part of a file a hole.
+pub(super) fn punch(file: &File, at: u64, len: u64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: the call takes numbers only.
+    result(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset(at)?, offset(len)?) })
+}
+
+/// The parts of a range of a file that are no holes, in order. A file system that knows of no holes says
+/// that all of it is data.
+pub(super) fn data(file: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    let seek = |at: u64, whence| {
+        // SAFETY: the call takes numbers only. The file's position, which it moves, is of no use to anyone.
+        match u64::try_from(unsafe { libc::lseek(file.as_raw_fd(), offset(at)?, whence) }) {
+            Ok(found) => Ok(found),
+            Err(_) => match io::Error::last_os_error() {
+                // There is no more data.
+                error if error.raw_os_error() == Some(libc::ENXIO) => Ok(range.end),
+                error => Err(error),
+            },
+        }
+    };
+    let mut found = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let start = seek(at, libc::SEEK_DATA)?;
+        if start >= range.end {
+            break;
+        }
+        // A hole that another made meanwhile moves the end before the start: go on behind, never back.
+        at = seek(start, libc::SEEK_HOLE)?.clamp(start + 1, range.end);
+        found.push(start..at);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

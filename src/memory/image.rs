@@ -1,0 +1,179 @@
+//! The image of a machine's memory: a file as long as RAM, with every page at its offset in RAM, and with
+//! holes for the pages that are zeroes.
+
+use std::fs::File;
+use std::io;
+
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
+
+use super::host::{self, Pagemap};
+use super::layers::{Layers, Run};
+use super::layout::PAGE_SIZE;
+use super::{Error, GuestMemory, Slice, parts, size};
+
+/// Bytes that are written between two reports of progress.
+const STEP: u64 = 4 << 20;
+
+/// What has been written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The bytes that went into the file; zeroes do not.
+    pub bytes: u64,
+    /// The pages that were looked at, in order.
+    pub runs: Vec<Run>,
+}
+
+/// Writes all of a memory. The file's former contents are gone; every page that is not written is a hole.
+///
+/// A page that the guest never touched is not touched by this either. `layers` are those that the memory was
+/// restored from: its pages that are still only in their files come from there. `progress` is told how many
+/// bytes are done, and of how many.
+///
+/// # Errors
+/// The host does not say which pages there are, or the file cannot be written.
+pub fn write(
+    memory: &GuestMemory,
+    layers: Option<&Layers>,
+    file: &File,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Written, Error> {
+    file.set_len(0).map_err(Error::Write)?;
+    let runs = touched(memory, layers)?;
+    Writer::new(memory, file, false)?.all(&runs, progress)
+}
+
+/// Writes these pages, runs of (first, count), and leaves the rest of the file as it is: holes, if it is new.
+/// Pages that are zeroes become holes.
+///
+/// The guest may run meanwhile. A page that it writes at the same time may be half old and half new, and has
+/// to be written again.
+///
+/// # Errors
+/// There are no such pages, or the file cannot be written.
+pub fn write_pages(
+    memory: &GuestMemory,
+    runs: &[(u64, u64)],
+    file: &File,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Written, Error> {
+    Writer::new(memory, file, true)?.all(runs, progress)
+}
+
+/// The runs of pages that may be anything but zeroes.
+fn touched(memory: &GuestMemory, layers: Option<&Layers>) -> Result<Vec<(u64, u64)>, Error> {
+    let pagemap = Pagemap::open().map_err(Error::Pages)?;
+    let mut runs = layers.map_or_else(|| Ok(Vec::new()), Layers::data)?;
+    for (at, slice) in parts(memory, 0..size(memory))? {
+        let first = at / PAGE_SIZE;
+        runs.extend(pagemap.held(&slice).map_err(Error::Pages)?.iter().map(|(page, n)| (first + page, *n)));
+    }
+    // Pages of a file that others map as well can be there without being in this process.
+    let mut first = 0;
+    for region in memory.iter() {
+        let count = region.len() / PAGE_SIZE;
+        if region.flags() & libc::MAP_SHARED != 0 {
+            runs.push((first, count));
+        }
+        first += count;
+    }
+    Ok(union(runs))
+}
+
+/// The same pages, in order, each once.
+fn union(mut runs: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    runs.sort_unstable();
+    let mut all: Vec<(u64, u64)> = Vec::with_capacity(runs.len());
+    for (first, count) in runs {
+        match all.last_mut() {
+            Some((start, pages)) if first <= *start + *pages => {
+                *pages = (*pages).max(first + count - *start);
+            }
+            _ => all.push((first, count)),
+        }
+    }
+    all
+}
+
+struct Writer<'a> {
+    memory: &'a GuestMemory,
+    file: &'a File,
+    /// The file may have data where there are zeroes now.
+    punch: bool,
+    written: Written,
+}
+
+impl<'a> Writer<'a> {
+    fn new(memory: &'a GuestMemory, file: &'a File, punch: bool) -> Result<Self, Error> {
+        file.set_len(size(memory)).map_err(Error::Write)?;
+        Ok(Self { memory, file, punch, written: Written::default() })
+    }
+
+    fn all(mut self, runs: &[(u64, u64)], progress: &mut dyn FnMut(u64, u64)) -> Result<Written, Error> {
+        let total = runs.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count));
+        let total = total.saturating_mul(PAGE_SIZE);
+        let mut done = 0;
+        for (first, count) in runs {
+            let outside = || Error::Outside { first: *first, count: *count };
+            let end =
+                first.checked_add(*count).and_then(|end| end.checked_mul(PAGE_SIZE)).ok_or_else(outside)?;
+            let mut at = first * PAGE_SIZE;
+            while at < end {
+                let next = end.min(at + STEP);
+                for (at, slice) in parts(self.memory, at..next)? {
+                    self.slice(at, &slice).map_err(Error::Write)?;
+                }
+                done += next - at;
+                at = next;
+                progress(done, total);
+            }
+        }
+        Ok(self.written)
+    }
+
+    fn slice(&mut self, at: u64, slice: &Slice<'_>) -> io::Result<()> {
+        // An unreadable page of a layer's file is an error here, and a signal without this. A kernel that
+        // cannot do it has nothing to say.
+        match host::advise(slice, libc::MADV_POPULATE_READ) {
+            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
+            _ => {}
+        }
+        let page = usize::try_from(PAGE_SIZE).map_err(io::Error::other)?;
+        let mut start = 0;
+        while start < slice.len() {
+            let zero = is_zero(slice, start, page);
+            let mut end = start + page;
+            while end < slice.len() && is_zero(slice, end, page) == zero {
+                end += page;
+            }
+            let part = slice.subslice(start, end - start).map_err(io::Error::other)?;
+            let (at, len) = (at + start as u64, part.len() as u64);
+            if !zero {
+                host::write_at(self.file, &part, at)?;
+                self.written.bytes += len;
+            } else if self.punch {
+                host::punch(self.file, at, len)?;
+            }
+            self.note(Run { first: at / PAGE_SIZE, count: len / PAGE_SIZE, zero });
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, run: Run) {
+        match self.written.runs.last_mut() {
+            Some(last) if last.zero == run.zero && last.first + last.count == run.first => {
+                last.count += run.count;
+            }
+            _ => self.written.runs.push(run),
+        }
+    }
+}
+
+/// Whether a page is zeroes. Most that are not say so early.
+fn is_zero(slice: &Slice<'_>, at: usize, page: usize) -> bool {
+    let words = page / size_of::<u64>();
+    slice.get_array_ref::<u64>(at, words).is_ok_and(|page| (0..words).all(|word| page.load(word) == 0))
+}
+
+#[cfg(test)]
+mod tests;
