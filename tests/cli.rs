@@ -87,6 +87,11 @@ fn wrong_usage_says_what_is_wrong_and_what_to_give() {
     usage(&["run", "--memory", "-1"], &["'-1'", "--memory", "512M"]);
     usage(&["run", "--boot", "bios"], &["'bios'", "auto, pvh or linux64"]);
     usage(&["run", "--console", "screen"], &["'screen'", "stdio, pty, off or file:PATH"]);
+    for name in ["", "-x", ".hidden", "a/b", "a b"] {
+        usage(&["run", &format!("--name={name}")], &[&format!("'{name}'"), "--name", "letters, digits"]);
+    }
+    usage(&["run", "--name", "web", "--control", "socket"], &["--name", "--control"]);
+    usage(&["ctl", "a b", "pause"], &["'a b'", "letters, digits"]);
     usage(&["completions", "cmd"], &["'cmd'", "bash"]);
 }
 

@@ -5,12 +5,16 @@
 
 mod common;
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::process::{Ended, Process, bantam, finish, start};
 use common::{kvm, watched};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A machine with a control socket.
@@ -152,6 +156,7 @@ fn mistakes_are_told_in_one_line() {
     let missing = folder.path().join("missing");
     let missing = missing.to_str().unwrap();
     mistake(&["ctl", missing, "pause"], &["no machine listens at", missing, "bantam run --control"]);
+    mistake(&["ctl", "nobody-has-this-name", "pause"], &["'nobody-has-this-name'", "bantam ps", "a '/' in it"]);
     mistake(
         &["run", "--memory", "32M", "--balloon", "target=64M"],
         &["balloon0: a target of 64M is more than the guest's memory of 32M"],
@@ -178,4 +183,132 @@ fn the_pseudo_terminal_of_a_virtio_console_is_told() {
     machine.done(&["window", "virtio_console1", "80", "25"]);
     machine.done(&["stop"]);
     assert_eq!(machine.process.finish().code(), 0);
+}
+
+/// Machines with names, in a folder of this test's.
+struct Named(TempDir);
+
+impl Named {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = bantam(words);
+        command.env("XDG_RUNTIME_DIR", self.0.path());
+        command
+    }
+
+    fn start(&self, name: &str, options: &[&str]) -> Process {
+        let words = ["run", "--memory", "32M", "--cmdline", "boot halt", "--name", name];
+        let process = start(self.command(&words).args(options));
+        process.stdout.wait_for("B");
+        process
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.0.path().join("bantam").join(format!("{name}.sock"))
+    }
+
+    fn finish(&self, words: &[&str]) -> Ended {
+        finish(&mut self.command(words))
+    }
+
+    /// What is printed on success.
+    fn done(&self, words: &[&str]) -> String {
+        let ended = self.finish(words);
+        assert_eq!((ended.code(), ended.stderr.as_str()), (0, ""), "{words:?}");
+        ended.stdout
+    }
+
+    fn list(&self) -> Value {
+        serde_json::from_str(&self.done(&["ps", "--json"])).unwrap()
+    }
+}
+
+#[test]
+fn machines_with_names_are_listed_and_asked_by_them() {
+    if kvm().is_none() {
+        return;
+    }
+    let named = Named::new();
+    assert_eq!(named.list(), json!([]));
+    let web = named.start("web", &["--cpus", "2"]);
+    let database = named.start("db", &[]);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&named.socket("web")), 0o600);
+    assert_eq!(mode(&named.0.path().join("bantam")), 0o700);
+    assert_eq!(named.done(&["ctl", "web", "pause"]), "");
+    let listed = named.list();
+    assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&json!("db"), &json!("running")));
+    assert_eq!((&listed[1]["name"], &listed[1]["state"]), (&json!("web"), &json!("paused")));
+    assert_eq!((&listed[1]["pid"], &listed[1]["cpus"]), (&json!(web.pid()), &json!(2)));
+    assert_eq!((&listed[1]["memory_bytes"], &listed[1]["kernel"]), (&json!(32 << 20), &json!(null)));
+    assert_eq!(listed[1]["socket"], named.socket("web").to_str().unwrap());
+    let table = named.done(&["ps"]);
+    let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "PID", "STATE", "CPUS", "MEMORY", "UPTIME", "KERNEL"]);
+    assert_eq!(rows[2][..5], ["web", &web.pid().to_string(), "paused", "2", "32M"], "{table}");
+    assert_eq!(rows[2][6..], ["(embedded)"]);
+    let info = named.done(&["ctl", "web", "info"]);
+    assert!(info.contains("state paused\n") && info.contains("name web\n"), "{info}");
+
+    let taken = named.finish(&["run", "--memory", "32M", "--name", "web"]);
+    assert_eq!(taken.code(), 1);
+    assert_eq!(
+        taken.stderr,
+        "bantam: a machine named 'web' runs already: give another --name, or stop it with `bantam ctl web stop`\n"
+    );
+    for (name, process) in [("web", web), ("db", database)] {
+        named.done(&["ctl", name, "stop"]);
+        assert_eq!(process.finish().code(), 0);
+        assert!(!named.socket(name).exists());
+    }
+    assert_eq!(named.list(), json!([]));
+}
+
+#[test]
+fn a_dead_machines_name_is_free_and_a_stopped_ones_is_not() {
+    if kvm().is_none() {
+        return;
+    }
+    let named = Named::new();
+    for name in ["web", "db"] {
+        let killed = named.start(name, &[]);
+        killed.signal(libc::SIGKILL);
+        assert!(killed.finish().status.code().is_none());
+        assert!(named.socket(name).exists());
+    }
+    let web = named.start("web", &[]);
+    web.signal(libc::SIGSTOP);
+    let status = format!("/proc/{}/status", web.pid());
+    while !std::fs::read_to_string(&status).unwrap().contains("State:\tT") {
+        std::thread::yield_now();
+    }
+    let listed = named.list();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!((&listed[0]["pid"], &listed[0]["state"]), (&json!(web.pid()), &json!("silent")));
+    assert!(!named.socket("db").exists());
+    assert_eq!(named.finish(&["run", "--memory", "32M", "--name", "web"]).code(), 1);
+    web.signal(libc::SIGCONT);
+    assert_eq!(named.list()[0]["state"], "running");
+    named.done(&["ctl", "web", "stop"]);
+    assert_eq!(web.finish().code(), 0);
+}
+
+#[test]
+fn a_folder_that_others_can_enter_holds_no_sockets() {
+    let named = Named::new();
+    let folder = named.0.path().join("bantam");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
+    let requests: [&[&str]; 3] =
+        [&["ps"], &["ctl", "web", "pause"], &["run", "--memory", "32M", "--name", "web"]];
+    let count = if kvm().is_none() { 2 } else { 3 };
+    for words in &requests[..count] {
+        let ended = named.finish(words);
+        assert_eq!((ended.code(), ended.stdout.as_str()), (1, ""), "{words:?}");
+        assert!(ended.stderr.contains(folder.to_str().unwrap()), "{}", ended.stderr);
+        assert!(ended.stderr.contains("nobody else can enter"), "{}", ended.stderr);
+    }
 }

@@ -2,22 +2,29 @@
 
 // The helpers here are a test's too: they may fail as loudly.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+// Polling is a C call.
+#![allow(unsafe_code)]
 
 mod common;
 
 use std::env;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
 use bantam::bus::{Effect, Registers};
 use bantam::config::{Console, MachineConfig, Size};
+use bantam::control::{Answer, Server};
 use bantam::hypervisor::Hypervisor;
 use bantam::machine::{Builder, ExitReason, RunningMachine};
 use bantam::memory::layout;
 use common::process::finish;
 use common::{PATIENCE, Screen, config, kvm};
+use rustix::process::{Resource, Rlimit};
 
 /// Set in the process that a test has for itself.
 const ALONE: &str = "BANTAM_TEST_ALONE";
@@ -159,6 +166,45 @@ fn a_guest_that_fails_leaves_nothing() {
         let machine = builder(kvm, "exits=10").port_device(0xb80, 1, Panics).build().unwrap();
         assert_eq!(machine.resume().unwrap().wait().reason, ExitReason::Panicked);
         counted.assert_same("a device that panics");
+    });
+}
+
+/// The descriptors are used up when somebody connects: who comes is sent away, and nobody is woken for it
+/// again and again.
+#[test]
+fn a_control_socket_without_descriptors_sleeps() {
+    alone("a_control_socket_without_descriptors_sleeps", |_| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let mut server = Server::listen(&path).unwrap();
+        let clients: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let asleep = |server: &Server| {
+            let mut poll = libc::pollfd { fd: server.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one whole entry, and no waiting.
+            unsafe { libc::poll(&raw mut poll, 1, 0) == 0 }
+        };
+        assert!(!asleep(&server));
+        let mut filled = Vec::new();
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(64), ..limit }).unwrap();
+        while let Ok(file) = fs::File::open("/dev/null") {
+            filled.push(file);
+        }
+        assert!(filled.len() < 64);
+        server.serve((), |(), _| panic!("nobody has asked"));
+        assert!(asleep(&server));
+        drop(filled);
+        for mut client in clients {
+            let mut said = String::new();
+            client.read_to_string(&mut said).unwrap();
+            assert!(said.contains("no descriptors left"), "{said}");
+        }
+        let mut client = UnixStream::connect(&path).unwrap();
+        assert!(!asleep(&server));
+        server.serve((), |(), _| panic!("nobody has asked"));
+        client.write_all(b"{\"command\":\"pause\"}\n").unwrap();
+        assert!(!asleep(&server));
+        assert_eq!(server.serve(0, |count, _| (count + 1, Some(Answer::done()))), 1);
     });
 }
 

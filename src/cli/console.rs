@@ -31,11 +31,11 @@ impl LateStop {
     }
 }
 
-/// Takes the virtio console that is to be on standard input and output out of a configuration; its name.
-pub(super) fn take_virtio(config: &mut MachineConfig) -> Option<String> {
-    let consoles = &mut config.devices.virtio_console;
-    let index = consoles.iter().position(|console| console.stream == Console::Stdio)?;
-    Some(device_name("virtio_console", index, &consoles.remove(index)))
+/// The name of the virtio console that is to be on standard input and output.
+pub(super) fn virtio_on_stdio(config: &MachineConfig) -> Option<String> {
+    let mut consoles = config.devices.virtio_console.iter().enumerate();
+    let (index, console) = consoles.find(|(_, console)| console.stream == Console::Stdio)?;
+    Some(device_name("virtio_console", index, console))
 }
 
 /// Standard input and output as a machine's console. On a terminal there is an escape key, which

@@ -43,7 +43,7 @@ impl SessionArgs {
     /// its console goes.
     pub(super) fn run(
         self,
-        mut config: MachineConfig,
+        config: MachineConfig,
         process_start: Instant,
         build: impl FnOnce(Builder) -> Result<PausedMachine, machine::Error>,
     ) -> anyhow::Result<ExitCode> {
@@ -54,7 +54,7 @@ impl SessionArgs {
         let timeline = Arc::new(Timeline::default());
         timeline.mark_at(Phase::ProcessStart, process_start);
         let stats = config.stats;
-        let mut desk = Desk::open(&mut config)?;
+        let mut desk = Desk::of(&config);
         let report = Report { timings: self.timings, stats, json: self.json, to_stderr: desk.has_stdio() };
 
         let machine = build(desk.furnish(Builder::new(config).timeline(timeline))?)?;
@@ -111,17 +111,16 @@ struct Desk {
 }
 
 impl Desk {
-    /// Finds which console it is, and takes a virtio console that is to be there out of the
-    /// configuration.
-    fn open(config: &mut MachineConfig) -> anyhow::Result<Self> {
+    /// Finds which console it is.
+    fn of(config: &MachineConfig) -> Self {
         let stop = LateStop::default();
-        Ok(Self {
+        Self {
             serial_stdio: config.console == Console::Stdio,
-            virtio_stdio: super::console::take_virtio(config),
+            virtio_stdio: super::console::virtio_on_stdio(config),
             watch: OutputWatch::new(stop.clone()),
             stop,
             relay: None,
-        })
+        }
     }
 
     fn has_stdio(&self) -> bool {

@@ -154,16 +154,24 @@ impl Server {
                 Ok((stream, _)) => send_away(stream, "too many clients"),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
-                Err(error) if is_out_of_descriptors(&error) && self.spare.take().is_some() => {
-                    let accepted = self.listener.accept();
-                    if let Ok((stream, _)) = accepted {
-                        send_away(stream, "the machine's process has no descriptors left");
-                    }
-                    self.spare = File::open("/dev/null").ok();
-                }
+                Err(error) if is_out_of_descriptors(&error) && self.turn_away() => {}
                 Err(_) => break,
             }
         }
+    }
+
+    /// Sends one away who has come and for whom there is no descriptor, if there is one.
+    fn turn_away(&mut self) -> bool {
+        if self.spare.take().is_none() {
+            return false;
+        }
+        let accepted = self.listener.accept();
+        let came = accepted.is_ok();
+        if let Ok((stream, _)) = accepted {
+            send_away(stream, "the machine's process has no descriptors left");
+        }
+        self.spare = File::open("/dev/null").ok();
+        came
     }
 
     fn admit(&mut self, stream: UnixStream) {

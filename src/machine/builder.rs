@@ -267,8 +267,8 @@ impl Builder {
         self
     }
 
-    /// Gives the machine a virtio device of the embedder's, under this name; it comes after those of the
-    /// configuration.
+    /// Gives the machine a virtio device of the embedder's, under this name: in the place of the one that
+    /// has the name in the configuration, or after all of those.
     pub fn virtio_device(mut self, name: impl Into<String>, device: impl Device) -> Self {
         let device = Box::new(device);
         self.virtio.push(Opened { name: name.into(), iothread: None, kernel_words: None, device });
@@ -309,8 +309,8 @@ impl Builder {
         mmio.insert(layout::IOAPIC, layout::IOAPIC_LEN, ioapic.clone())?;
         let line = IoApicPin::new(Arc::clone(&ioapic), layout::GENERATION_IRQ);
         let mut vmgenid = VmGenId::new(vm.memory().clone(), Arc::new(line));
-        let mut devices = virtio::open_all(&self.config.devices, self.config.cpus)?;
-        devices.append(&mut self.virtio);
+        let own = std::mem::take(&mut self.virtio);
+        let devices = virtio::open_all(&self.config.devices, self.config.cpus, own)?;
         let virtio = Attachments::attach_all(devices, &vm, &ioapic, &mut mmio)?;
 
         let supported = hypervisor.supported_cpuid()?;

@@ -102,8 +102,17 @@ impl Opened {
     }
 }
 
-fn open<T: Attach>(kind: &str, index: usize, cpus: u32, config: &T) -> Result<Opened, Error> {
+fn open<T: Attach>(
+    kind: &str,
+    index: usize,
+    cpus: u32,
+    config: &T,
+    own: &mut Vec<Opened>,
+) -> Result<Opened, Error> {
     let name = device_name(kind, index, config);
+    if let Some(at) = own.iter().position(|device| device.name == name) {
+        return Ok(own.remove(at));
+    }
     let place = Place { name: &name, index, cpus };
     match config.open(&place) {
         Ok(device) => Ok(Opened {
@@ -118,17 +127,19 @@ fn open<T: Attach>(kind: &str, index: usize, cpus: u32, config: &T) -> Result<Op
 
 macro_rules! open_each {
     ($($name:ident: $config:ty, $help:literal;)*) => {
-        /// Opens every device of a configuration, in the table's order.
+        /// Opens every device of a configuration, in the table's order. Of the embedder's own devices,
+        /// one takes the place of that which has its name in the configuration; the others come last.
         ///
         /// # Errors
         /// The first that cannot be opened.
-        pub fn open_all(devices: &Devices, cpus: u32) -> Result<Vec<Opened>, Error> {
+        pub fn open_all(devices: &Devices, cpus: u32, mut own: Vec<Opened>) -> Result<Vec<Opened>, Error> {
             let mut opened = Vec::new();
             $(
                 for (index, config) in devices.$name.iter().enumerate() {
-                    opened.push(open(stringify!($name), index, cpus, config)?);
+                    opened.push(open(stringify!($name), index, cpus, config, &mut own)?);
                 }
             )*
+            opened.append(&mut own);
             Ok(opened)
         }
     };
