@@ -9,6 +9,7 @@ mod host;
 pub mod image;
 mod layers;
 pub mod layout;
+mod working_set;
 
 use std::ops::Range;
 
@@ -18,6 +19,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegio
 pub use discard::discard;
 pub use error::Error;
 pub use layers::{Layer, Layers, Run, restore};
+pub use working_set::{Prefetch, WorkingSet};
 
 use crate::config::Size;
 use layout::{HOLE_END, HOLE_START, PAGE_SIZE};
