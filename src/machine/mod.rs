@@ -18,13 +18,14 @@ pub use outcome::{ExitReason, Outcome};
 use crate::console::{Outbox, Pump};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 
-use self::state::Fixed;
+pub use self::state::Kept;
+use self::state::{Basis, Fixed};
 use self::virtio::OnThread;
 use crate::config::MachineConfig;
 use crate::devices::vmgenid::VmGenId;
 use crate::event::EventLoop;
 use crate::hypervisor::{self, KvmVcpu, Vm};
-use crate::memory::DirtyPages;
+use crate::memory::{DirtyPages, GuestMemory, Layers};
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitStats, VcpuThread};
 use crate::virtio::DeviceHandle;
@@ -32,6 +33,9 @@ use crate::virtio::DeviceHandle;
 /// What every state of a machine owns. Dropping it stops the machine and joins its threads.
 struct Parts {
     config: MachineConfig,
+    /// What memory comes from, where that is a snapshot.
+    layers: Option<Arc<Layers>>,
+    basis: Basis,
     control: Arc<Control>,
     /// Until the first start.
     idle: Option<Idle>,
@@ -247,6 +251,7 @@ impl PausedMachine {
     /// # Errors
     /// KVM refuses.
     pub fn track_dirty(&mut self, on: bool) -> Result<(), hypervisor::Error> {
+        self.parts.basis = Basis::default();
         self.parts.vm.track_dirty(on)
     }
 
@@ -255,7 +260,7 @@ impl PausedMachine {
     /// # Errors
     /// Changes are not tracked, or KVM refuses; no page is lost.
     pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
-        self.parts.vm.take_dirty()
+        self.parts.take_dirty()
     }
 
     /// The pseudo-terminal of a machine whose console is one.
@@ -297,8 +302,8 @@ impl RunningMachine {
     ///
     /// # Errors
     /// Changes are not tracked, or KVM refuses; no page is lost.
-    pub fn take_dirty(&self) -> Result<DirtyPages, hypervisor::Error> {
-        self.parts.vm.take_dirty()
+    pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
+        self.parts.take_dirty()
     }
 
     /// Waits until the machine ends. Where its guest ended it, that is when the console's stream has
@@ -337,6 +342,24 @@ macro_rules! of_both_states {
                 #[must_use]
                 pub fn device(&self, name: &str) -> Option<DeviceHandle> {
                     self.parts.device(name)
+                }
+
+                /// What the machine was built from.
+                #[must_use]
+                pub fn config(&self) -> &MachineConfig {
+                    &self.parts.config
+                }
+
+                /// The guest's memory.
+                #[must_use]
+                pub fn memory(&self) -> &GuestMemory {
+                    self.parts.vm.memory()
+                }
+
+                /// The snapshots that memory comes from, if it does.
+                #[must_use]
+                pub fn layers(&self) -> Option<&Layers> {
+                    self.parts.layers.as_deref()
                 }
 
                 /// The names of the virtio devices.

@@ -10,6 +10,7 @@ mod host;
 pub mod image;
 mod layers;
 pub mod layout;
+mod working_set;
 
 use std::ops::Range;
 
@@ -20,6 +21,7 @@ pub use dirty::DirtyPages;
 pub use discard::discard;
 pub use error::Error;
 pub use layers::{Layer, Layers, Run, restore};
+pub use working_set::{Prefetch, WorkingSet};
 
 use crate::config::Size;
 use dirty::{LogSlice, WriteLog};
