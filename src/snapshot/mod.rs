@@ -1,8 +1,20 @@
 //! Snapshots: a machine on disk, as a directory of files. `docs/snapshot-format.md` describes every byte.
 
+mod error;
 pub mod folder;
 pub mod format;
+mod live;
 pub mod manifest;
+mod open;
+mod take;
+
+pub use error::Error;
+pub use live::{Live, Lost, save_running};
+pub use manifest::Id;
+pub use open::{Restoring, Snapshot};
+pub use take::{Options, Saved, Taken};
+
+use crate::memory::Progress;
 
 #[cfg(test)]
 mod testing;
