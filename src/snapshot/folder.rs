@@ -50,9 +50,10 @@ pub fn is_copy_name(name: &str) -> bool {
 pub struct Folder {
     path: PathBuf,
     dir: OwnedFd,
+    format_version: u16,
+    state_len: u64,
     manifest: Manifest,
     state: State,
-    state_len: u64,
     memory: File,
 }
 
@@ -69,29 +70,30 @@ impl Folder {
             match Self::read(path, &dir) {
                 Err(_) if attempt < ATTEMPTS && !is_at(&dir, path) => attempt += 1,
                 Err(error) => return Err(error),
-                Ok((manifest, state, state_len, memory)) => {
-                    return Ok(Self { path: path.to_owned(), dir, manifest, state, state_len, memory });
-                }
+                Ok(folder) => return Ok(folder),
             }
         }
     }
 
-    fn read(path: &Path, dir: &OwnedFd) -> Result<(Manifest, State, u64, File), Error> {
+    fn read(path: &Path, dir: &OwnedFd) -> Result<Self, Error> {
         let bytes = read_state(path, dir)?;
-        let sections =
-            format::decode(&bytes).map_err(|source| Error::State { path: path.join(STATE), source })?;
+        let broken = |source| Error::State { path: path.join(STATE), source };
+        let format_version = format::version(&bytes).map_err(broken)?;
+        let sections = format::decode(&bytes).map_err(broken)?;
         let mut state: State = sections.into_iter().collect();
         let manifest = Manifest::take(&mut state)
             .map_err(|source| Error::Manifest { path: path.join(STATE), source })?;
-        let (memory, found) = open_file(path, dir, MEMORY)?;
-        let expected = manifest.image.size;
-        if found != expected {
-            return Err(Error::MemorySize { path: path.join(MEMORY), expected, found });
-        }
+        let sized = |name: &str, expected| match open_file(path, dir, name)? {
+            (file, found) if found == expected => Ok(file),
+            (_, found) => Err(Error::Size { path: path.join(name), expected, found }),
+        };
+        let memory = sized(MEMORY, manifest.image.size)?;
         for copy in &manifest.disks {
-            open_file(path, dir, &copy.file)?;
+            sized(&copy.file, copy.len)?;
         }
-        Ok((manifest, state, bytes.len() as u64, memory))
+        let dir = dir.try_clone().map_err(|source| io("open", path, source))?;
+        let state_len = bytes.len() as u64;
+        Ok(Self { path: path.to_owned(), dir, format_version, state_len, manifest, state, memory })
     }
 
     /// Where it was opened.
@@ -112,6 +114,12 @@ impl Folder {
         &self.state
     }
 
+    /// The version of the format in which it was written.
+    #[must_use]
+    pub fn format_version(&self) -> u16 {
+        self.format_version
+    }
+
     /// The length of the state file.
     #[must_use]
     pub fn state_len(&self) -> u64 {
@@ -124,7 +132,7 @@ impl Folder {
         &self.memory
     }
 
-    /// Opens one of its files for reading: the copy of a disk.
+    /// Opens one of its files for reading: the copy of a disk, of the length that the manifest says.
     ///
     /// # Errors
     /// It is not there, or not a plain file.
@@ -194,6 +202,11 @@ impl Folder {
             }
             bases.push(folder);
         }
+    }
+
+    /// The error of a system call on it.
+    pub(super) fn failed(&self, what: &'static str, source: io::Error) -> Error {
+        io(what, &self.path, source)
     }
 
     /// Whether it is the directory at this path.

@@ -25,6 +25,11 @@ fn first_byte(folder: &Folder) -> u8 {
     byte[0]
 }
 
+/// The empty copy of a disk.
+fn disk_copy() -> DiskCopy {
+    DiskCopy { device: "disk0".into(), file: "disk0.qcow2".into(), len: 0, crc: 0 }
+}
+
 /// An error and what is below it, in one line.
 fn told(error: &Error) -> String {
     let mut text = error.to_string();
@@ -44,7 +49,7 @@ fn open_error(path: &Path) -> Error {
 fn what_is_saved_is_opened() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("snap");
-    let copy = DiskCopy { device: "disk0".into(), file: "disk0.qcow2".into() };
+    let copy = disk_copy();
     let saved = Manifest { disks: vec![copy], ..manifest(3) };
     save(&path, 3, &saved).unwrap();
     let folder = Folder::open(&path).unwrap();
@@ -130,7 +135,7 @@ fn what_is_no_snapshot_is_neither_replaced_nor_removed() {
 fn a_removed_snapshot_is_gone() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("snap");
-    let copy = DiskCopy { device: "disk0".into(), file: "disk0.qcow2".into() };
+    let copy = disk_copy();
     save(&path, 1, &Manifest { disks: vec![copy], ..manifest(1) }).unwrap();
     Folder::open(&path).unwrap().keep_working_set(b"pages").unwrap();
     remove(&path).unwrap();
@@ -163,7 +168,7 @@ fn a_draft_that_is_dropped_or_refused_leaves_nothing() {
         error
     };
     assert!(matches!(commit(None, None, &good), Error::Missing { .. }));
-    assert!(matches!(commit(Some(SIZE - 4096), None, &good), Error::MemorySize { found: 0xff_f000, .. }));
+    assert!(matches!(commit(Some(SIZE - 4096), None, &good), Error::Size { found: 0xff_f000, .. }));
     assert!(matches!(commit(Some(SIZE), Some("else"), &good), Error::Foreign { .. }));
     assert!(matches!(commit(Some(SIZE), None, &good[..100]), Error::State { .. }));
     assert!(matches!(commit(Some(SIZE), None, &format::encode(&[]).unwrap()), Error::Manifest { .. }));
@@ -197,7 +202,7 @@ fn drafts_of_the_dead_are_removed_and_no_others() {
 fn what_is_missing_or_something_else_is_named() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("snap");
-    let copy = DiskCopy { device: "disk0".into(), file: "disk0.qcow2".into() };
+    let copy = disk_copy();
     let saved = Manifest { disks: vec![copy], ..manifest(1) };
     let fresh = || {
         let _ = fs::remove_dir_all(&path);
@@ -231,7 +236,7 @@ fn what_is_missing_or_something_else_is_named() {
     assert!(matches!(open_error(&path), Error::State { source, .. } if source == too_large));
     fresh();
     File::options().write(true).open(path.join(MEMORY)).unwrap().set_len(SIZE + 1).unwrap();
-    assert!(matches!(open_error(&path), Error::MemorySize { .. }));
+    assert!(matches!(open_error(&path), Error::Size { .. }));
     assert!(matches!(open_error(&path.join(STATE)), Error::NotADirectory(_)));
     assert!(matches!(open_error(&dir.path().join("none")), Error::NoSnapshot(_)));
 }
