@@ -5,11 +5,11 @@ mod draft;
 mod error;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 pub use draft::{Draft, remove, sweep};
@@ -17,7 +17,7 @@ pub use error::Error;
 use error::io;
 
 use super::format;
-use super::manifest::{Base, Id, Manifest};
+use super::manifest::{Base, Manifest};
 use crate::state::State;
 
 /// The file of the sections.
@@ -26,8 +26,8 @@ pub const STATE: &str = "state";
 pub const MEMORY: &str = "memory";
 /// The pages that are needed first, if they have been recorded.
 pub const WORKING_SET: &str = "working-set";
-/// How the name of a working set begins that is being written; random digits follow.
-const NEW_WORKING_SET: &str = ".working-set-";
+/// How the name of a working set begins that is being written.
+const NEW_WORKING_SET: &str = "working-set.";
 /// Most snapshots one on top of the other.
 pub const MAX_CHAIN: usize = 64;
 /// How often a directory is opened anew that is replaced meanwhile.
@@ -39,6 +39,7 @@ pub fn is_copy_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     let only = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
     only && name.len() <= 255
+        && !name.starts_with(NEW_WORKING_SET)
         && !name.starts_with('.')
         && !name.contains('\0')
         && ![STATE, MEMORY, WORKING_SET].contains(&name)
@@ -150,27 +151,6 @@ impl Folder {
             Err(Error::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Keeps a working set in the snapshot, at once or not at all; a former one is gone.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn keep_working_set(&self, bytes: &[u8]) -> Result<(), Error> {
-        self.replace_working_set(bytes).map_err(|source| io("write", &self.path.join(WORKING_SET), source))
-    }
-
-    fn replace_working_set(&self, bytes: &[u8]) -> io::Result<()> {
-        let new = format!("{NEW_WORKING_SET}{}", Id::random()?);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&self.dir, &new, flags, Mode::RUSR | Mode::WUSR)?);
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        let written =
-            written.and_then(|()| Ok(rustix::fs::renameat(&self.dir, &new, &self.dir, WORKING_SET)?));
-        if written.is_err() {
-            let _ = rustix::fs::unlinkat(&self.dir, &new, AtFlags::empty());
-        }
-        written.and_then(|()| Ok(rustix::fs::fsync(&self.dir)?))
     }
 
     /// The snapshots that this one is a diff to, the nearest first; the last of them has all of the memory.

@@ -94,7 +94,7 @@ mod tests {
         let saved = manifest(1);
         save(&path, 1, &saved).unwrap();
         let folder = Folder::open(&path).unwrap();
-        folder.keep_working_set(b"pages").unwrap();
+        std::fs::write(path.join("working-set"), b"pages").unwrap();
         let json = serde_json::to_value(Info::of(&folder).unwrap()).unwrap();
         assert_eq!(json["path"], path.to_str().unwrap());
         assert_eq!(json["format_version"], 1);

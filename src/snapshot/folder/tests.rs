@@ -2,7 +2,6 @@ mod full;
 mod killed;
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 
 use tempfile::{TempDir, tempdir};
@@ -75,7 +74,9 @@ fn a_snapshot_is_replaced_and_the_open_one_stays() {
     let path = dir.path().join("snap");
     save(&path, 1, &manifest(1)).unwrap();
     let old = Folder::open(&path).unwrap();
-    old.keep_working_set(b"pages").unwrap();
+    assert!(old.working_set().unwrap().is_none());
+    fs::write(path.join(WORKING_SET), b"pages").unwrap();
+    assert_eq!(old.working_set().unwrap().unwrap().metadata().unwrap().len(), 5);
     save(&path, 2, &manifest(2)).unwrap();
     let new = Folder::open(&path).unwrap();
     assert_eq!((first_byte(&old), first_byte(&new)), (1, 2));
@@ -137,7 +138,8 @@ fn a_removed_snapshot_is_gone() {
     let path = dir.path().join("snap");
     let copy = disk_copy();
     save(&path, 1, &Manifest { disks: vec![copy], ..manifest(1) }).unwrap();
-    Folder::open(&path).unwrap().keep_working_set(b"pages").unwrap();
+    fs::write(path.join(WORKING_SET), b"pages").unwrap();
+    fs::write(path.join("working-set.17.new"), b"pag").unwrap();
     remove(&path).unwrap();
     assert!(names(dir.path()).is_empty());
     assert!(matches!(open_error(&path), Error::NoSnapshot(_)));
@@ -239,22 +241,6 @@ fn what_is_missing_or_something_else_is_named() {
     assert!(matches!(open_error(&path), Error::Size { .. }));
     assert!(matches!(open_error(&path.join(STATE)), Error::NotADirectory(_)));
     assert!(matches!(open_error(&dir.path().join("none")), Error::NoSnapshot(_)));
-}
-
-#[test]
-fn a_working_set_is_kept_and_replaced() {
-    let dir = tempdir().unwrap();
-    let path = dir.path().join("snap");
-    save(&path, 1, &manifest(1)).unwrap();
-    let folder = Folder::open(&path).unwrap();
-    assert!(folder.working_set().unwrap().is_none());
-    for bytes in [&b"first"[..], b"2"] {
-        folder.keep_working_set(bytes).unwrap();
-        let mut kept = Vec::new();
-        folder.working_set().unwrap().unwrap().read_to_end(&mut kept).unwrap();
-        assert_eq!(kept, bytes);
-    }
-    assert_eq!(names(&path), ["memory", "state", "working-set"]);
 }
 
 /// A directory with a chain of snapshots: `0` is whole, and each of the others a diff to the one before.

@@ -72,8 +72,22 @@ fn what_contradicts_itself_is_refused() {
         let error = there_and_back(manifest).unwrap_err();
         assert!(matches!(error, Error::Impossible(_)), "{index}: {error:?}");
     }
-    for name in ["", ".", "..", "/", "a/b", "/a", "a/", "../a", ".a", "a\0", "state", "memory", "working-set"]
-    {
+    for name in [
+        "working-set.1",
+        "",
+        ".",
+        "..",
+        "/",
+        "a/b",
+        "/a",
+        "a/",
+        "../a",
+        ".a",
+        "a\0",
+        "state",
+        "memory",
+        "working-set",
+    ] {
         let error = there_and_back(&with_disks(&[copy("a", name)])).unwrap_err();
         assert!(matches!(error, Error::Impossible(_)), "'{name}': {error:?}");
     }

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::snapshot::manifest::Id;
 
 /// Where the process saves, if it is that process.
 const TARGET: &str = "BANTAM_TEST_SAVE_TO";
