@@ -1,8 +1,10 @@
 mod full;
 mod killed;
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::thread;
 
 use tempfile::{TempDir, tempdir};
 
@@ -92,6 +94,30 @@ fn a_snapshot_is_replaced_and_the_open_one_stays() {
     fs::write(path.join(STATE), &state(&manifest(3))[..20]).unwrap();
     save(&path, 4, &manifest(4)).unwrap();
     assert_eq!(first_byte(&Folder::open(&path).unwrap()), 4);
+}
+
+/// Whoever opens a snapshot while it is replaced gets all of one.
+#[test]
+fn opening_and_replacing_do_not_meet() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("snap");
+    save(&path, 0, &manifest(0)).unwrap();
+    let mut opened = HashSet::new();
+    thread::scope(|scope| {
+        let saver = scope.spawn(|| {
+            for number in 1..40 {
+                save(&path, number, &manifest(number)).unwrap();
+            }
+        });
+        while !saver.is_finished() {
+            let folder = Folder::open(&path).unwrap();
+            let number = first_byte(&folder);
+            assert_eq!(folder.manifest().image, manifest(number).image);
+            opened.insert(number);
+        }
+    });
+    assert!(opened.len() > 5, "{opened:?}");
+    assert_eq!(names(dir.path()), ["snap"]);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! A process that saves is killed at any instant.
 
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use super::*;
