@@ -94,7 +94,7 @@ fn pages_are_taken_while_the_machine_runs_and_after_its_end() {
     let Some(kvm) = kvm() else { return };
     let (mut machine, screen) = build(&kvm, config("quiet boot memory=touch:8"));
     machine.track_dirty(true).unwrap();
-    let machine = machine.resume().unwrap();
+    let mut machine = machine.resume().unwrap();
     let mut all = DirtyPages::default();
     let ended = Epoll::new().unwrap();
     let event = EpollEvent::new(EventSet::IN, 0);

@@ -3,10 +3,12 @@
 mod error;
 pub mod folder;
 pub mod format;
+pub mod info;
 mod live;
 pub mod manifest;
 mod open;
 mod take;
+pub mod verify;
 
 pub use error::Error;
 pub use live::{Live, Lost, save_running};

@@ -35,6 +35,8 @@ pub struct Saved {
 pub struct Taken {
     draft: Draft,
     memory: File,
+    /// The copies of overlays, by their devices.
+    disks: Vec<(String, File)>,
     manifest: Manifest,
     state: State,
     /// What a diff holds.
@@ -70,11 +72,15 @@ impl Taken {
     /// # Errors
     /// It cannot be written; what was there before is still there.
     pub fn finish(self, progress: Progress<'_>) -> Result<Saved, Error> {
-        let Self { draft, memory, mut manifest, mut state, pages, memory_bytes } = self;
+        let Self { draft, memory, disks, mut manifest, mut state, pages, memory_bytes } = self;
         manifest.image.chunks = image::checksums(&memory, progress)?;
         if manifest.base.is_some() {
             let pages: Vec<_> = pages.runs().collect();
             manifest.image.runs = Some(image::runs(&memory, &pages)?);
+        }
+        for (device, copy) in disks {
+            let described = DiskCopy::of(&device, &overlay_name(&device), &copy);
+            manifest.disks.push(described.map_err(|source| Error::Overlay { device, source })?);
         }
         manifest.put(&mut state)?;
         draft.commit(&format::encode(state.sections())?)?;
@@ -154,10 +160,10 @@ impl Begun {
         let state = machine.save()?;
         let mut disks = Vec::new();
         for (device, overlay) in machine.overlays()? {
-            let file = format!("{device}.qcow2");
-            image::copy(&overlay, &draft.file(&file)?)
-                .map_err(|source| Error::Overlay { device: device.clone(), source })?;
-            disks.push(DiskCopy { device, file });
+            let copy = draft.file(&overlay_name(&device))?;
+            let copied = image::copy(&overlay, &copy);
+            copied.map_err(|source| Error::Overlay { device: device.clone(), source })?;
+            disks.push((device, copy));
         }
         let host = Host::of(&state.get("vcpu0")?);
         let config = machine.config().clone();
@@ -166,8 +172,13 @@ impl Begun {
         if track {
             machine.track_since(new.id.number())?;
         }
-        Ok(Taken { draft, memory, manifest: Manifest { base, disks, ..new }, state, pages, memory_bytes })
+        Ok(Taken { draft, memory, disks, manifest: Manifest { base, ..new }, state, pages, memory_bytes })
     }
+}
+
+/// The file of an overlay's copy.
+fn overlay_name(device: &str) -> String {
+    format!("{device}.qcow2")
 }
 
 fn other_base(base: &Path, known: Option<u128>) -> Error {

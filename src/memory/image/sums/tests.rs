@@ -78,6 +78,10 @@ fn progress_goes_up_to_the_length() {
     let total = (2 << 20) + 4096;
     assert_eq!(seen, [(1 << 20, total), (2 << 20, total), (total, total)]);
     let mut again = Vec::new();
-    verify(&good, &sums, &mut |done, total| again.push((done, total))).unwrap();
+    verify(&good, &sums, &mut |done, total| {
+        again.push((done, total));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!(again, seen);
 }
