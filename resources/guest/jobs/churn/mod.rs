@@ -54,6 +54,7 @@ fn churn(machine: &mut Machine) -> Result<()> {
         count: number("count", u64::MAX),
         seconds: number("secs", u64::MAX),
         every: number("every", DEFAULT_EVERY).max(1),
+        spoil: words.value("spoil"),
         life: Stopwatch::start(),
         keyboard: Keyboard::default(),
     };
@@ -83,6 +84,7 @@ struct Limits {
     count: u64,
     seconds: u64,
     every: u64,
+    spoil: Option<&'static str>,
     life: Stopwatch,
     keyboard: Keyboard,
 }
@@ -110,6 +112,7 @@ fn rounds(
         }
         if rounds.is_multiple_of(limits.every) {
             team.print(own, disk.as_deref(), "round");
+            limits.spoil.take().iter().for_each(|what| worker.spoil(what));
         }
     }
 }

@@ -212,6 +212,16 @@ impl Worker {
         self.record.rounds.store(round + 1, Release);
     }
 
+    /// Makes something wrong, to see that it is found.
+    pub fn spoil(&mut self, what: &str) {
+        match what {
+            "memory" => self.memory.write64(self.pages / 2 * PAGE + 1024, 0),
+            "checksum" => self.checksum ^= 1 << 40,
+            "special" => special::set(self.id ^ 1),
+            _ => {}
+        }
+    }
+
     fn write(&mut self, page: u64, generation: u64) {
         self.checksum = self
             .checksum
