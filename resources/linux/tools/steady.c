@@ -154,7 +154,7 @@ static void print_identity(const char *interface)
 		printf(" mac=none");
 	else
 		printf(" mac=%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
-	if (vsock < 0 || ioctl(vsock, IOCTL_VM_SOCKETS_GET_LOCAL_CID, &cid))
+	if (vsock < 0 || ioctl(vsock, IOCTL_VM_SOCKETS_GET_LOCAL_CID, &cid) || cid == VMADDR_CID_ANY)
 		printf(" cid=none\n");
 	else
 		printf(" cid=%u\n", cid);

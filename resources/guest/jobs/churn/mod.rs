@@ -61,6 +61,8 @@ fn churn(machine: &mut Machine) -> Result<()> {
     special::find();
     let events = Events::start(machine, console::IER_DATA_READY | console::IER_TRANSMITTER_EMPTY);
     super::smp::employ(machine, &topology, work);
+    let at_work = team.members().filter(|&(id, _)| id != apic::id() && super::smp::is_online(id));
+    at_work.for_each(|(_, record)| record.is_working.store(true, Release));
 
     let mut worker = Worker::new(apic::id(), clock);
     worker.begin();
