@@ -28,7 +28,7 @@ impl GuestDriver {
         state: State,
         allow: Allow,
     ) -> Result<Self, SaveError> {
-        let mut heir = Self::parked(device, memory);
+        let mut heir = Self::build(device, memory, false);
         heir.restore(state, allow)?;
         heir.queues.clone_from(&self.queues);
         heir.inputs.clone_from(&self.inputs);
