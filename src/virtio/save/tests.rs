@@ -184,6 +184,9 @@ fn what_does_not_fit_is_said() {
         refusal(&mut driver, mirror(all, 3)),
         "the state of 'test' cannot be: it had 2 queues, and has 3 here"
     );
+    let state = driver.save().unwrap();
+    let other = driver.heir(Box::new(Keeper), copy(&driver.memory), state, Allow::default());
+    assert!(matches!(other, Err(SaveError::Kind { saved: 2, here: 77, .. })));
     let mut unsaveable = GuestDriver::new(Box::new(Mirror { unsaveable: true, ..Mirror::default() }));
     unsaveable.pause();
     assert!(matches!(unsaveable.save(), Err(SaveError::Unsaveable(name)) if name == "test"));
