@@ -1,7 +1,7 @@
 //! The trait of a virtio device.
 
 use std::os::fd::RawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use vmm_sys_util::epoll::EventSet;
@@ -94,6 +94,13 @@ pub trait Device: Send + 'static {
 
     /// The driver is gone; as before [`activate`](Self::activate).
     fn reset(&mut self) {}
+
+    /// Where the file is that has what the guest has written and that a snapshot has to copy, its time of
+    /// change included, once the device is [`save`](Self::save)d: a disk's overlay. A path of the process's
+    /// own descriptors if the file has no name.
+    fn overlay(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Keeps, as a [`Saved`](crate::state::Saved) of this id, what a new device of the same configuration
     /// has to know to go on for the same driver; nothing if there is no such thing. What it has on the host

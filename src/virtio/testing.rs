@@ -2,7 +2,7 @@
 //! rings in (anonymous) guest memory, while the device is on a real event loop. And the suite that
 //! every device has to pass.
 
-#![cfg_attr(fuzzing, allow(dead_code))]
+#![cfg_attr(fuzzing, allow(dead_code, unused_imports))]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 use std::collections::HashMap;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 
 use vmm_sys_util::epoll::EventSet;
 
@@ -357,6 +358,10 @@ impl Device for Block {
     fn reset(&mut self) {
         self.in_flight.iter_mut().for_each(|request| *request = None);
         (self.bytes, self.held) = (0, false);
+    }
+
+    fn overlay(&self) -> Option<PathBuf> {
+        self.image.overlay()
     }
 
     /// What is on the disk is in its file, and stays there.

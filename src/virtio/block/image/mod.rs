@@ -31,7 +31,9 @@ pub struct Image {
     path: PathBuf,
     engine: EngineKind,
     kind: Kind,
-    /// The image is an overlay that was made when it was opened.
+    /// It has an overlay.
+    is_overlay: bool,
+    /// Which was made when it was opened.
     is_new: bool,
 }
 
@@ -66,7 +68,13 @@ impl Image {
             }
             None => Kind::Raw(Arc::new(open_raw(disk, access)?)),
         };
-        Ok(Self { path: disk.path.clone(), engine: disk.engine, kind, is_new })
+        Ok(Self {
+            path: disk.path.clone(),
+            engine: disk.engine,
+            kind,
+            is_overlay: disk.overlay.is_some(),
+            is_new,
+        })
     }
 
     fn rules(&self) -> &Rules {

@@ -22,7 +22,10 @@ pub(super) fn open(
             // Nothing outlives the machine: there is nothing to make safe.
             let access = Access { durable: false, ..access };
             let host = Arc::new(HostFile::unnamed(&temporary_folder(), access)?);
-            qcow2::create(&host, base.size(), None)?;
+            // A copy of it, in a snapshot, is known for one of this image.
+            let path = disk.path.canonicalize().ok();
+            let name = path.as_deref().and_then(Path::to_str);
+            qcow2::create(&host, base.size(), name.map(|name| (name, format)))?;
             let chain = qcow2::over(host, base, Cache::Unsafe)?;
             Ok((Qcow2::temporary(chain)?, true))
         }

@@ -41,6 +41,11 @@ impl Image {
         })
     }
 
+    /// Where its overlay is, if it has one.
+    pub(in crate::virtio::block) fn overlay(&self) -> Option<PathBuf> {
+        self.files(HostFile::reachable).into_iter().next().filter(|_| self.is_overlay)
+    }
+
     /// The image's file and those that it stands on.
     fn files<T>(&self, look: impl Fn(&HostFile) -> T) -> Vec<T> {
         match &self.kind {
@@ -58,6 +63,9 @@ impl Image {
         if files.len() - above != saved.files.len() || above > usize::from(self.is_new) {
             let (had, has) = (saved.files.len(), files.len());
             return image(format!("it was in {had} files, one over the other, and is in {has} now"));
+        }
+        if above == 0 && self.is_new {
+            return image("its overlay is a new one: give it (a copy of) the one that it had".to_owned());
         }
         let mut pairs = files.iter().skip(above).zip(&saved.files);
         if let Some(found) = pairs.find_map(|((path, now), then)| changed(path, *now, *then)) {
