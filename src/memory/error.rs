@@ -105,4 +105,10 @@ pub enum Error {
     /// The working set cannot be brought in.
     #[error("cannot bring in the working set")]
     Prefetch(#[source] io::Error),
+    /// The host has no userfaultfd for this process.
+    #[error(
+        "cannot serve the guest's page faults by userfaultfd: it takes /dev/userfaultfd \
+         (`sudo setfacl -m u:$USER:rw /dev/userfaultfd`) or `sudo sysctl vm.unprivileged_userfaultfd=1`"
+    )]
+    Userfaultfd(#[source] io::Error),
 }

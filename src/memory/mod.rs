@@ -5,6 +5,7 @@
 
 mod discard;
 mod error;
+pub mod fault;
 mod host;
 pub mod image;
 mod layers;
