@@ -11,8 +11,6 @@ use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use vm_memory::GuestMemoryBackend;
-
 use super::host;
 use super::layers::{Layers, Source};
 use super::layout::PAGE_SIZE;

@@ -2,9 +2,7 @@
 
 use std::fs;
 
-use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::mmap::NewBitmap;
-use vm_memory::{GuestMemoryBackend, GuestRegionMmap};
+use vm_memory::GuestRegionMmap;
 
 use super::layers::{Layers, Source};
 use super::{Error, GuestMemory, host, keep_all_private, parts, ranges};
@@ -23,20 +21,12 @@ pub fn allocate_huge(size: Size) -> Result<GuestMemory, Error> {
     if !size.bytes().is_multiple_of(HUGE_PAGE) {
         return Err(Error::HugePageSize(size));
     }
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
     let mut regions = Vec::new();
     for (start, len) in ranges(size)? {
-        let region = MmapRegionBuilder::new_with_bitmap(len, NewBitmap::with_len(len))
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(flags)
-            .with_hugetlbfs(true)
-            .build()
-            .map_err(|error| Error::HugePages {
-                size,
-                needed: size.bytes() / HUGE_PAGE,
-                free: free(),
-                source: error.into(),
-            })?;
+        let mut region = host::map(None, len, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).map_err(|error| {
+            Error::HugePages { size, needed: size.bytes() / HUGE_PAGE, free: free(), source: error.into() }
+        })?;
+        region.set_hugetlbfs(true);
         regions.extend(GuestRegionMmap::new(region, start));
     }
     let memory = GuestMemory::from_regions(regions).map_err(|e| Error::Map { size, source: e.into() })?;
