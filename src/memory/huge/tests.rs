@@ -42,8 +42,8 @@ fn a_huge_page_is_zeroes_and_then_what_is_written() {
     assert_eq!([0, 1, 2].map(|page| read((3 << 20) + page * PAGE)), [7, 0, 7]);
     // Its image is one of small pages.
     let to = tempfile::tempfile().unwrap();
-    let written = image::write(&memory, None, &to, &mut |_, _| ()).unwrap();
-    assert_eq!(written.bytes, 2 * PAGE);
+    let written = image::write(&memory, None, &to, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
+    assert_eq!(written, 2 * PAGE);
     assert_eq!(host::data(&to, 0..8 << 20).unwrap().len(), 2);
 }
 
@@ -68,5 +68,8 @@ fn layers_are_copied_into_huge_pages() {
     let read = |page: u64| memory.read_obj::<u8>(GuestAddress(page * PAGE + 4095)).unwrap();
     assert_eq!([0, 1, 2, 3, 4, 9, 1000, 2047].map(read), [1, 2, 1, 0, 0, 2, 0, 1]);
     let to = tempfile::tempfile().unwrap();
-    assert_eq!(image::write(&memory, Some(&layers), &to, &mut |_, _| ()).unwrap().bytes, 5 * PAGE);
+    assert_eq!(
+        image::write(&memory, Some(&layers), &to, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap(),
+        5 * PAGE
+    );
 }
