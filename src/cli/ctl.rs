@@ -47,12 +47,14 @@ impl Ctl {
     }
 }
 
-/// A line for a value; an object has one for each of its own, with dots in their names.
+/// A line for a value; an object has one for each of its own, with dots in their names, and an array one
+/// for each of its values.
 fn write_field(text: &mut String, name: &str, value: &Value) -> std::fmt::Result {
     match value {
         Value::Object(fields) => {
             fields.iter().try_for_each(|(field, value)| write_field(text, &format!("{name}.{field}"), value))
         }
+        Value::Array(values) => values.iter().try_for_each(|value| writeln!(text, "{name} {value}")),
         Value::Null => Ok(()),
         Value::String(word) => writeln!(text, "{name} {}", terminal::harmless(word)),
         value => writeln!(text, "{name} {value}"),

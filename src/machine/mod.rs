@@ -25,7 +25,7 @@ use crate::devices::vmgenid::VmGenId;
 use crate::event::EventLoop;
 use crate::hypervisor::{KvmVcpu, Vm};
 use crate::timeline::{Phase, Timeline};
-use crate::vcpu::{Buses, Control, ExitStats, VcpuThread};
+use crate::vcpu::{Buses, Control, ExitCounter, ExitStats, VcpuThread};
 use crate::virtio::DeviceHandle;
 
 /// What every state of a machine owns. Dropping it stops the machine and joins its threads.
@@ -48,7 +48,8 @@ struct Parts {
     devices: Vec<(String, DeviceHandle)>,
     vmgenid: VmGenId,
     timeline: Arc<Timeline>,
-    stats: ExitStats,
+    /// Those of each vCPU.
+    exits: Vec<Arc<ExitCounter>>,
     pty: Option<PathBuf>,
     device_ptys: Vec<(String, PathBuf)>,
 }
@@ -99,7 +100,7 @@ impl MutEventSubscriber for Subscriber {
 impl Parts {
     /// Starts the threads: the vCPUs' first, as they have the longest way to go.
     fn start(&mut self, idle: Idle) -> Result<(), Error> {
-        for (index, vcpu) in self.vcpus.iter().enumerate() {
+        for (index, (vcpu, exits)) in self.vcpus.iter().zip(&self.exits).enumerate() {
             let (control, timeline) = (Arc::clone(&self.control), Arc::clone(&self.timeline));
             let thread = VcpuThread::spawn(
                 Arc::clone(vcpu),
@@ -107,7 +108,7 @@ impl Parts {
                 Arc::clone(&idle.buses),
                 control,
                 timeline,
-                self.stats.clone(),
+                Arc::clone(exits),
             )
             .map_err(|source| Error::Thread { index, source })?;
             self.threads.push(thread);
@@ -160,8 +161,13 @@ impl Parts {
         let others = self.threads.iter().filter(|thread| !thread.is_current()).count();
         self.control.wait_until_gone(others);
         let joined: Vec<_> = self.threads.drain(..).map(VcpuThread::join).collect();
-        joined.iter().flatten().for_each(|stats| self.stats.merge(stats));
-        joined.iter().all(Option::is_some)
+        joined.iter().all(|orderly| *orderly)
+    }
+
+    fn exits(&self) -> ExitStats {
+        let mut all = ExitStats::default();
+        self.exits.iter().for_each(|exits| all.merge(&exits.read()));
+        all
     }
 
     fn stop_handle(&self) -> StopHandle {
@@ -174,7 +180,7 @@ impl Parts {
         let reason = self.control.take_end().map_or(ExitReason::Stopped, ExitReason::from);
         Outcome {
             reason: if orderly { reason } else { ExitReason::Panicked },
-            stats: std::mem::take(&mut self.stats),
+            stats: self.exits(),
             timeline: Arc::clone(&self.timeline),
         }
     }
@@ -310,6 +316,12 @@ macro_rules! of_both_states {
                 #[must_use]
                 pub fn device(&self, name: &str) -> Option<DeviceHandle> {
                     self.parts.device(name)
+                }
+
+                /// The exits of all vCPUs by now.
+                #[must_use]
+                pub fn exits(&self) -> ExitStats {
+                    self.parts.exits()
                 }
 
                 /// The names of the virtio devices.
