@@ -47,6 +47,7 @@ pub mod hypervisor;
 pub mod irq;
 pub mod machine;
 pub mod memory;
+pub mod snapshot;
 pub mod state;
 pub mod streams;
 pub mod timeline;

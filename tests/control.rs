@@ -187,7 +187,10 @@ fn mistakes_are_told_in_one_line() {
     let missing = folder.path().join("missing");
     let missing = missing.to_str().unwrap();
     mistake(&["ctl", missing, "pause"], &["no machine listens at", missing, "bantam run --control"]);
-    mistake(&["ctl", "nobody-has-this-name", "pause"], &["'nobody-has-this-name'", "bantam ps", "a '/' in it"]);
+    mistake(
+        &["ctl", "nobody-has-this-name", "pause"],
+        &["'nobody-has-this-name'", "bantam ps", "a '/' in it"],
+    );
     mistake(
         &["run", "--memory", "32M", "--balloon", "target=64M"],
         &["balloon0: a target of 64M is more than the guest's memory of 32M"],

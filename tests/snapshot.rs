@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bantam::config::MachineConfig;
 use bantam::hypervisor::Hypervisor;
-use bantam::machine::{Builder, PausedMachine, RunningMachine};
+use bantam::machine::{Builder, Kept, PausedMachine, RunningMachine};
 use bantam::memory::{self, GuestMemory};
 use bantam::virtio::Allow;
 use common::{Screen, config, kvm, watched};
@@ -51,7 +51,12 @@ fn a_guest_does_not_notice_that_it_goes_on_elsewhere() {
         drop(machine);
         let screen = Screen::default();
         let builder = Builder::new(config.clone()).hypervisor(kvm.clone()).console_output(screen.clone());
-        let running = builder.restore(memory, state, Allow::default()).build().unwrap().resume().unwrap();
+        let running = builder
+            .restore(Kept { memory, state, layers: None, allow: Allow::default(), track_since: None })
+            .build()
+            .unwrap()
+            .resume()
+            .unwrap();
         screen.wait_for("flood");
         std::thread::sleep(Duration::from_millis(round % 7));
         machine = pause(running);

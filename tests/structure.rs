@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, lowest floor first; those of one floor do not use each other.
-const FLOORS: [&[&str]; 8] = [
+const FLOORS: [&[&str]; 9] = [
     &["config", "state", "timeline"],
     &["memory", "event", "streams"],
     &["bus", "irq", "hypervisor"],
     &["boot", "devices", "vcpu", "virtio"],
     &["console"],
     &["machine"],
+    &["snapshot"],
     &["control", "doctor"],
     &["cli"],
 ];

@@ -174,6 +174,27 @@ pub struct Resources {
 }
 
 impl Dsdt {
+    /// Where the generation id is: `Name (ADDR, Package (2) {low, high})` with the lower half as a double
+    /// word (ACPI 6.5, 20.2.5.1 and 20.2.3), as it is for addresses above 64 KiB.
+    pub fn generation_id(&self) -> Option<u64> {
+        let is = |at, text: &[u8; 4]| self.table.read32(at) == Some(u32::from_le_bytes(*text));
+        let at = (HEADER..self.table.length).find(|&at| is(at, b"ADDR") && is(at + 4, b"\x12\x08\x02\x0c"))?;
+        self.table.read32(at + 8).map(u64::from)
+    }
+
+    /// The interrupt of the generic event device (ACPI 6.5, 5.6.9).
+    pub fn event_interrupt(&self) -> Option<u32> {
+        let named = |&at: &u64| self.table.read64(at) == Some(u64::from_le_bytes(*b"ACPI0013"));
+        let at = (HEADER..self.table.length).find(named)?;
+        self.interrupt(&mut (at + 8..at + Self::REACH))
+    }
+
+    /// The first extended interrupt descriptor (6.4.3.6): tag, length, flags, count, numbers.
+    fn interrupt(&self, places: &mut impl Iterator<Item = u64>) -> Option<u32> {
+        let at = places.find(|&at| self.table.read8(at) == Some(0x89))?;
+        self.table.read32(at + 5)
+    }
+
     /// How far behind a device's hardware ID its resources may be.
     const REACH: u64 = 160;
 
@@ -187,10 +208,7 @@ impl Dsdt {
             // Tag and length (9), then access, base and length of the range.
             let range =
                 behind.find(|&at| table.read32(at).is_some_and(|tag| tag & 0xff_ffff == 0x00_0986))?;
-            // Extended interrupt descriptor (6.4.3.6): tag, length, flags, count, numbers.
-            let irq = behind
-                .find(|&at| at >= range + 12 && table.read8(at) == Some(0x89))
-                .and_then(|at| table.read32(at + 5));
+            let irq = Dsdt { table }.interrupt(&mut behind.skip_while(|&at| at < range + 12));
             Some(Resources {
                 address: table.read32(range + 4)?,
                 size: table.read32(range + 8)?,

@@ -11,7 +11,10 @@ pub const DEFAULT_IO_APIC: u32 = 0xfec0_0000;
 /// Vectors of the guest's own choice.
 pub mod vector {
     pub const SERIAL: u8 = 0x24;
+    pub const GENERATION: u8 = 0x25;
     pub const TIMER: u8 = 0x30;
+    pub const TICK: u8 = 0x31;
+    pub const PEER: u8 = 0x32;
     pub const SPURIOUS: u8 = 0xff;
 }
 
@@ -28,6 +31,7 @@ mod register {
     pub const DIVIDE: u32 = 0x3e0;
 }
 
+const PERIODIC: u32 = 1 << 17;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_1: u32 = 0b1011;
@@ -70,6 +74,18 @@ pub fn arm_timer(ticks: u32) {
     write(register::DIVIDE, DIVIDE_BY_1);
     write(register::LVT_TIMER, vector::TIMER.into());
     write(register::INITIAL_COUNT, ticks);
+}
+
+/// A timer interrupt every so many ticks of the APIC's clock, each CPU's counted by itself.
+pub fn arm_periodic(ticks: u32) {
+    write(register::DIVIDE, DIVIDE_BY_1);
+    write(register::LVT_TIMER, PERIODIC | u32::from(vector::TICK));
+    write(register::INITIAL_COUNT, ticks);
+}
+
+/// An interrupt to another CPU, or to this one.
+pub fn send_peer(id: u8) {
+    send(id, vector::PEER.into());
 }
 
 pub fn disarm_timer() {

@@ -4,6 +4,7 @@ core::arch::global_asm!(
     include_str!("entry.s"),
     include_str!("trap.s"),
     include_str!("ring0.s"),
+    include_str!("registers.s"),
     include_str!("trampoline.s"),
     options(raw)
 );

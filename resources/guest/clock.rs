@@ -29,6 +29,16 @@ impl Frequency {
         Frequency::known().or_else(|| measure().map(|hertz| Frequency { hertz, source: "CMOS clock" }))
     }
 
+    /// What the first CPU found, for stopwatches and for all other CPUs: 4 GHz if nobody can tell, as then
+    /// limits are long rather than short.
+    pub fn shared() -> Self {
+        if HERTZ.load(Ordering::Relaxed) == 0 {
+            let hertz = Frequency::find().map_or(4_000_000_000, |frequency| frequency.hertz);
+            HERTZ.store(hertz.max(1), Ordering::Relaxed);
+        }
+        Frequency { hertz: HERTZ.load(Ordering::Relaxed), source: "" }
+    }
+
     pub fn nanoseconds(self, ticks: u64) -> u64 {
         // In two parts, so that nothing overflows below 18 GHz.
         ticks / self.hertz * 1_000_000_000 + ticks % self.hertz * 1_000_000_000 / self.hertz
@@ -82,17 +92,12 @@ pub struct Stopwatch {
     frequency: Frequency,
 }
 
-/// The TSC's frequency, once a stopwatch has asked; zero before.
+/// The TSC's frequency, once somebody has asked; zero before.
 static HERTZ: AtomicU64 = AtomicU64::new(0);
 
 impl Stopwatch {
-    /// 4 GHz if nobody can tell: then limits are long rather than short.
     pub fn start() -> Self {
-        if HERTZ.load(Ordering::Relaxed) == 0 {
-            let hertz = Frequency::find().map_or(4_000_000_000, |frequency| frequency.hertz);
-            HERTZ.store(hertz.max(1), Ordering::Relaxed);
-        }
-        let frequency = Frequency { hertz: HERTZ.load(Ordering::Relaxed), source: "" };
+        let frequency = Frequency::shared();
         Stopwatch { start: cpu::tsc(), frequency }
     }
 
@@ -167,8 +172,10 @@ const MSR_KVM_WALL_CLOCK_NEW: u64 = 0x4b56_4d00;
 const MSR_KVM_SYSTEM_TIME_NEW: u64 = 0x4b56_4d01;
 const KVM_FEATURE_CLOCKSOURCE2: u32 = 1 << 3;
 
-/// KVM's clock, switched on.
-pub struct KvmClock;
+/// KVM's clock, switched on. It is that of the CPU which has switched it on.
+pub struct KvmClock {
+    info: u64,
+}
 
 impl KvmClock {
     /// If KVM offers it (CPUID 0x40000001).
@@ -188,13 +195,25 @@ impl KvmClock {
                 cpu::ring0(cpu::ring0_wrmsr, MSR_KVM_WALL_CLOCK_NEW, wall, 0)
             }
         }
-        trap::guarded(write, 0).map(|_| KvmClock)
+        trap::guarded(write, 0).map(|_| KvmClock { info: TIME_INFO.0.get().addr() as u64 })
+    }
+
+    /// For a CPU other than the first, which has found the clock: it is to be in this page of zeroes.
+    pub fn enable_in(page: u64) -> Self {
+        // SAFETY: the page is large and aligned enough, and from now on the clock's.
+        unsafe { cpu::ring0(cpu::ring0_wrmsr, MSR_KVM_SYSTEM_TIME_NEW, page | 1, 0) };
+        KvmClock { info: page }
+    }
+
+    fn read(&self) -> TimeInfo {
+        // SAFETY: the structure lives for ever; integers only, so any content is valid.
+        unsafe { (self.info as *const TimeInfo).read_volatile() }
     }
 
     /// A copy that was not written meanwhile: its version is even and stays.
     fn time_info(&self) -> Option<TimeInfo> {
         (0..1000)
-            .map(|_| (TIME_INFO.read(), TIME_INFO.read().version))
+            .map(|_| (self.read(), self.read().version))
             .find(|(info, version)| info.version == *version && version % 2 == 0 && *version != 0)
             .map(|(info, _)| info)
     }

@@ -19,6 +19,7 @@ pub mod register {
     pub const SCRATCH: u16 = 7;
 }
 
+pub const IER_DATA_READY: u8 = 1 << 0;
 pub const IER_TRANSMITTER_EMPTY: u8 = 1 << 1;
 pub const MCR_OUT2: u8 = 1 << 3;
 const FCR_ENABLE: u8 = 1;

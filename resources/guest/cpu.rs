@@ -13,6 +13,12 @@ unsafe extern "sysv64" {
     fn ring0_call(first: u64, second: u64, third: u64, routine: Ring0) -> u64;
     pub fn ring0_hlt(_: u64, _: u64, _: u64) -> u64;
     pub fn ring0_interrupt_window(_: u64, _: u64, _: u64) -> u64;
+    pub fn ring0_allow_interrupts(_: u64, _: u64, _: u64) -> u64;
+    pub fn ring0_forbid_interrupts(_: u64, _: u64, _: u64) -> u64;
+    pub fn ring0_read_dr0(_: u64, _: u64, _: u64) -> u64;
+    pub fn ring0_read_dr3(_: u64, _: u64, _: u64) -> u64;
+    pub fn ring0_write_dr0(_: u64, _: u64, _: u64) -> u64;
+    pub fn ring0_write_dr3(_: u64, _: u64, _: u64) -> u64;
     pub fn ring0_stop(_: u64, _: u64, _: u64) -> u64;
     pub fn ring0_rdmsr(_: u64, _: u64, _: u64) -> u64;
     pub fn ring0_wrmsr(_: u64, _: u64, _: u64) -> u64;
@@ -20,6 +26,7 @@ unsafe extern "sysv64" {
     pub fn ring0_jump(_: u64, _: u64, _: u64) -> u64;
     pub fn ring0_spin(_: u64, _: u64, _: u64) -> u64;
     pub fn ring0_cmpxchg16b(_: u64, _: u64, _: u64) -> u64;
+    pub fn hold_registers(seed: u64, iterations: u64, _: u64) -> u64;
     pub fn work_loop(iterations: u64, _: u64, _: u64) -> u64;
     pub fn exits_pio_out(count: u64, port: u64, samples: u64) -> u64;
     pub fn exits_pio_in(count: u64, port: u64, samples: u64) -> u64;
@@ -56,6 +63,13 @@ pub fn wait_for_interrupt() {
 pub fn interrupt_window() {
     // SAFETY: the handlers count and return.
     unsafe { ring0(ring0_interrupt_window, 0, 0, 0) };
+}
+
+/// Whether interrupts come at CPL 3, at any instruction.
+pub fn allow_interrupts(allowed: bool) {
+    let routine = if allowed { ring0_allow_interrupts } else { ring0_forbid_interrupts };
+    // SAFETY: the handlers count and return.
+    unsafe { ring0(routine, 0, 0, 0) };
 }
 
 /// Ports and MMIO are the guest's to use as it likes: no access can break

@@ -17,6 +17,7 @@ mod clock;
 mod console;
 mod cpu;
 mod end;
+mod events;
 mod jobs;
 mod memory;
 mod mp_table;

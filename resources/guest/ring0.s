@@ -24,6 +24,29 @@ ring0_interrupt_window:
     cli
     ret
 
+# Interrupts at CPL 3 from now on, or no more: in the flags that the gate goes back with. Above the return
+# address there are RIP, CS and RFLAGS.
+    .globl ring0_allow_interrupts
+ring0_allow_interrupts:
+    or dword ptr [rsp + 24], 0x200
+    ret
+    .globl ring0_forbid_interrupts
+ring0_forbid_interrupts:
+    and dword ptr [rsp + 24], ~0x200
+    ret
+
+# Two of the debug registers.
+    .irp number, 0, 3
+    .globl ring0_read_dr\number
+ring0_read_dr\number:
+    mov rax, dr\number
+    ret
+    .globl ring0_write_dr\number
+ring0_write_dr\number:
+    mov dr\number, rsi
+    ret
+    .endr
+
 # Stops this CPU for ever.
     .globl ring0_stop
 ring0_stop:

@@ -16,9 +16,15 @@ unsafe extern "C" {
     static fault_record: Fault;
     static timer_interrupts: AtomicU32;
     static serial_interrupts: AtomicU32;
+    static generation_interrupts: AtomicU32;
+    static tick_interrupts: [AtomicU32; 256];
+    static peer_interrupts: [AtomicU32; 256];
     fn invalid_opcode();
     fn timer_interrupt();
     fn serial_interrupt();
+    fn generation_interrupt();
+    fn tick_interrupt();
+    fn peer_interrupt();
     fn spurious_interrupt();
 }
 
@@ -58,10 +64,13 @@ pub fn install() {
     for number in 0..32 {
         set_gate(number, stubs + 16 * u64::from(number));
     }
-    let handlers: [(u8, Handler); 4] = [
+    let handlers: [(u8, Handler); 7] = [
         (INVALID_OPCODE, invalid_opcode),
         (vector::TIMER, timer_interrupt),
         (vector::SERIAL, serial_interrupt),
+        (vector::GENERATION, generation_interrupt),
+        (vector::TICK, tick_interrupt),
+        (vector::PEER, peer_interrupt),
         (vector::SPURIOUS, spurious_interrupt),
     ];
     for (number, handler) in handlers {
@@ -87,6 +96,23 @@ pub fn timer_count() -> u64 {
 pub fn serial_count() -> u64 {
     // SAFETY: an atomic of trap.s.
     unsafe { serial_interrupts.load(Ordering::Acquire).into() }
+}
+
+pub fn generation_count() -> u64 {
+    // SAFETY: an atomic of trap.s.
+    unsafe { generation_interrupts.load(Ordering::Acquire).into() }
+}
+
+/// A CPU's periodic timer interrupts.
+pub fn tick_count(id: u8) -> u64 {
+    // SAFETY: atomics of trap.s.
+    unsafe { tick_interrupts[usize::from(id)].load(Ordering::Acquire).into() }
+}
+
+/// A CPU's interrupts that other CPUs have sent.
+pub fn peer_count(id: u8) -> u64 {
+    // SAFETY: atomics of trap.s.
+    unsafe { peer_interrupts[usize::from(id)].load(Ordering::Acquire).into() }
 }
 
 /// Calls the function; an exception in it (at either level) gives `None`. It

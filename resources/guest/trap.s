@@ -3,6 +3,7 @@
 # A handler runs at CPL 0, perhaps interpreted, so each does the least it can:
 # exceptions are recorded and handed to CPL 3, interrupts are counted.
 
+    .set LAPIC_BASE, 0xfee00000
     .set LAPIC_EOI, 0xfee000b0
     .set UART_IIR, 0x3f8 + 2
 
@@ -107,6 +108,29 @@ end_of_interrupt:
     pop rax
     iretq
 
+    .globl generation_interrupt
+generation_interrupt:
+    lock inc dword ptr [generation_interrupts]
+    jmp end_of_interrupt
+
+# Counted for each CPU by itself: the periodic timer's, and those that another CPU sends.
+    .macro counted name
+    .globl \name\()_interrupt
+\name\()_interrupt:
+    push rax
+    mov eax, LAPIC_BASE
+    mov eax, [rax + 0x20]           # ID
+    shr eax, 24
+    inc dword ptr [\name\()_interrupts + rax * 4]
+    mov eax, LAPIC_EOI
+    mov dword ptr [rax], 0
+    pop rax
+    iretq
+    .endm
+
+    counted tick
+    counted peer
+
 # Reading IIR takes back the transmitter-empty interrupt (PC16550D data sheet, "Interrupt Control Functions").
     .globl serial_interrupt
 serial_interrupt:
@@ -145,3 +169,12 @@ timer_interrupts:
     .globl serial_interrupts
 serial_interrupts:
     .skip 4
+    .globl generation_interrupts
+generation_interrupts:
+    .skip 4
+    .globl tick_interrupts
+tick_interrupts:
+    .skip 256 * 4
+    .globl peer_interrupts
+peer_interrupts:
+    .skip 256 * 4

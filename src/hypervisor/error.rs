@@ -40,6 +40,9 @@ pub enum Error {
         /// What the host said.
         source: errno::Error,
     },
+    /// Which pages change is not noted.
+    #[error("dirty pages are not tracked: turn the tracking on first")]
+    NotTracked,
     /// The handler of the signal that takes vCPUs out of the guest cannot be installed.
     #[error("cannot install the handler of the vCPU signal")]
     Signal(#[source] errno::Error),

@@ -6,15 +6,19 @@ use crate::memory;
 
 /// A machine with one vCPU at `code` in real mode; none where there is no KVM.
 fn real_mode(code: &[u8]) -> Option<KvmVcpu> {
+    real_mode_in(memory::allocate(Size::mib(1)).unwrap(), code).map(|(_, vcpu)| vcpu)
+}
+
+fn real_mode_in(memory: memory::GuestMemory, code: &[u8]) -> Option<(Vm, KvmVcpu)> {
     let hypervisor = crate::testing::hypervisor()?;
-    let memory = memory::allocate(Size::mib(1)).unwrap();
     memory.write_slice(code, GuestAddress(0x1000)).unwrap();
-    let vcpu = Vm::new(&hypervisor, memory).unwrap().create_vcpu(0).unwrap();
+    let vm = Vm::new(&hypervisor, memory).unwrap();
+    let vcpu = vm.create_vcpu(0).unwrap();
     let mut sregs = vcpu.sregs().unwrap();
     (sregs.cs.base, sregs.cs.selector) = (0, 0);
     let regs = kvm_bindings::kvm_regs { rip: 0x1000, rflags: 2, rbx: 0x20_0000, ..Default::default() };
     vcpu.set_registers(&regs, &sregs).unwrap();
-    Some(vcpu)
+    Some((vm, vcpu))
 }
 
 #[test]
@@ -123,4 +127,42 @@ fn the_hypercall_probe_ends() {
     let Some(hypervisor) = crate::testing::hypervisor() else { return };
     // Either answer is right; that it comes, and stays the same, is the point.
     assert_eq!(hypervisor.hypercalls_work(), hypervisor.clone().hypercalls_work());
+}
+
+#[test]
+fn dirty_pages_are_those_that_the_guest_or_the_vmm_wrote() {
+    let ranges = [(GuestAddress(0), 1 << 20), (GuestAddress(0x20_0000), 1 << 20)];
+    let memory = memory::GuestMemory::from_ranges(&ranges).unwrap();
+    // mov [0x3000], al; mov [0x5000], al; mov al, [0x7000]; out 0x42, al
+    let first = [0xa2, 0x00, 0x30, 0xa2, 0x00, 0x50, 0xa0, 0x00, 0x70, 0xe6, 0x42];
+    // mov [0x3000], al; mov [ebx], al; out 0x42, al
+    let second = [0xa2, 0x00, 0x30, 0x67, 0x88, 0x03, 0xe6, 0x42];
+    let Some((vm, mut vcpu)) = real_mode_in(memory, &[&first[..], &second, &second].concat()) else { return };
+    let mut sregs = vcpu.sregs().unwrap();
+    (sregs.ds.limit, sregs.ds.g) = (u32::MAX, 1);
+    let regs = kvm_bindings::kvm_regs { rip: 0x1000, rflags: 2, rbx: 0x20_1000, ..Default::default() };
+    vcpu.set_registers(&regs, &sregs).unwrap();
+    let runs = || vm.take_dirty().unwrap().runs().collect::<Vec<_>>();
+    let write = |at| vm.memory().write_obj(1_u8, GuestAddress(at)).unwrap();
+    assert!(matches!(vm.take_dirty(), Err(Error::NotTracked)));
+
+    vm.track_dirty(true).unwrap();
+    assert_eq!(runs(), []);
+    write(0x9000);
+    assert!(matches!(vcpu.run(), Exit::PortWrite { .. }));
+    write(0x20_0000);
+    // The second region's pages follow those of the first.
+    assert_eq!(runs(), [(3, 1), (5, 1), (9, 1), (256, 1)]);
+    assert_eq!(runs(), []);
+    assert!(matches!(vcpu.run(), Exit::PortWrite { .. }));
+    // What is on stays as it is.
+    vm.track_dirty(true).unwrap();
+    assert_eq!(runs(), [(3, 1), (257, 1)]);
+
+    vm.track_dirty(false).unwrap();
+    assert!(matches!(vcpu.run(), Exit::PortWrite { .. }));
+    write(0x9000);
+    assert!(matches!(vm.take_dirty(), Err(Error::NotTracked)));
+    vm.track_dirty(true).unwrap();
+    assert_eq!(runs(), [], "it begins with nothing");
 }

@@ -6,16 +6,19 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_X86_QUIRK_FIX_HYPERCALL_INSN,
-    KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
+    KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_X86_QUIRK_FIX_HYPERCALL_INSN, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, VmFd};
+use vm_memory::mmap::MmapRegion;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Error, Hypervisor, KvmVcpu, kick};
-use crate::memory::GuestMemory;
+use crate::memory::dirty::{self, WriteLog};
 use crate::memory::layout::KVM_TSS;
+use crate::memory::{DirtyPages, GuestMemory};
 
 /// Pins of the IOAPIC in the VMM, for which KVM keeps routes to report the end of interrupts.
 const IOAPIC_PINS: u64 = 24;
@@ -36,6 +39,32 @@ struct Inner {
     hypervisor: Hypervisor,
 }
 
+/// A part of memory as KVM knows it.
+struct Slot<'m> {
+    kvm: kvm_userspace_memory_region,
+    /// The log of its region, and where in the region it is.
+    log: &'m WriteLog,
+    offset: usize,
+    len: usize,
+}
+
+fn slots(memory: &GuestMemory) -> impl Iterator<Item = Slot<'_>> {
+    let parts = memory
+        .iter()
+        .flat_map(|region| (0..region.size()).step_by(SLOT_MAX).map(move |offset| (region, offset)));
+    parts.zip(0..).map(|((region, offset), slot)| {
+        let len = (region.size() - offset).min(SLOT_MAX);
+        let kvm = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0 + offset as u64,
+            memory_size: len as u64,
+            userspace_addr: region.as_ptr() as u64 + offset as u64,
+        };
+        Slot { kvm, log: MmapRegion::bitmap(region), offset, len }
+    })
+}
+
 impl Vm {
     /// Makes a virtual machine with this memory, local APICs in KVM and the IOAPIC left to us.
     ///
@@ -51,7 +80,7 @@ impl Vm {
             }
         };
         let vm = Self { inner: Arc::new(Inner { fd, memory, hypervisor: hypervisor.clone() }) };
-        vm.register_memory()?;
+        vm.set_memory(0)?;
         vm.fd().set_tss_address(KVM_TSS).map_err(Error::call("KVM_SET_TSS_ADDR"))?;
         vm.enable(KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS).map_err(Error::call("KVM_CAP_SPLIT_IRQCHIP"))?;
         // KVM would otherwise rewrite a guest's hypercall instruction to the processor's own; where
@@ -84,25 +113,52 @@ impl Vm {
         self.fd().enable_cap(&kvm_enable_cap { cap, args: [argument, 0, 0, 0], ..Default::default() })
     }
 
-    /// Registers before any vCPU exists: later it waits for every vCPU to leave the guest.
-    fn register_memory(&self) -> Result<(), Error> {
-        let mut slots = 0..;
-        for region in self.memory().iter() {
-            for offset in (0..region.len()).step_by(SLOT_MAX) {
-                let slot = kvm_userspace_memory_region {
-                    slot: slots.next().unwrap_or_default(),
-                    flags: 0,
-                    guest_phys_addr: region.start_addr().0 + offset,
-                    memory_size: (region.len() - offset).min(SLOT_MAX as u64),
-                    userspace_addr: region.as_ptr() as u64 + offset,
-                };
-                // SAFETY: the slot is a part of a mapping of ours that `Inner` keeps alive for as long
-                // as the file descriptor, and guest memory is only ever touched as volatile bytes.
-                unsafe { self.fd().set_user_memory_region(slot) }
-                    .map_err(Error::call("KVM_SET_USER_MEMORY_REGION"))?;
-            }
+    /// Registers all memory, or changes the flags of what is registered. The first time is before any vCPU
+    /// exists: later it waits for every vCPU to leave the guest.
+    fn set_memory(&self, flags: u32) -> Result<(), Error> {
+        for Slot { kvm, .. } in slots(self.memory()) {
+            // SAFETY: the slot is a part of a mapping of ours that `Inner` keeps alive for as long
+            // as the file descriptor, and guest memory is only ever touched as volatile bytes.
+            unsafe { self.fd().set_user_memory_region(kvm_userspace_memory_region { flags, ..kvm }) }
+                .map_err(Error::call("KVM_SET_USER_MEMORY_REGION"))?;
         }
         Ok(())
+    }
+
+    /// Has KVM and the VMM note which pages change, or no longer. Begins with none; what is on stays on.
+    /// The devices must not be at work, as [`dirty::track`] says; vCPUs may run, but wait for it.
+    ///
+    /// # Errors
+    /// KVM refuses; nothing is noted then.
+    pub fn track_dirty(&self, on: bool) -> Result<(), Error> {
+        let result = self.set_memory(if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 });
+        if on && result.is_err() {
+            let _ = self.set_memory(0);
+        }
+        dirty::track(self.memory(), on && result.is_ok());
+        result
+    }
+
+    /// The pages that have changed since they were last taken, or since [`Self::track_dirty`]. The machine
+    /// may run: what changes from now on may be among them, and is among the next ones. So the pages are to
+    /// be copied after this, and the last ones taken while the machine stands still.
+    ///
+    /// KVM's log comes first, and goes into the VMM's. It is the one that can fail, and then the VMM's still
+    /// has what KVM has given and forgotten. And it takes long, as KVM protects the pages anew: what devices
+    /// write meanwhile is still among these pages and need not be copied a second time. For what is
+    /// complete the order is of no matter: each log is cleared before the pages are copied.
+    ///
+    /// # Errors
+    /// No pages are noted, or KVM does not give its log. No page is lost: a later call has them.
+    pub fn take_dirty(&self) -> Result<DirtyPages, Error> {
+        if !dirty::is_tracked(self.memory()) {
+            return Err(Error::NotTracked);
+        }
+        for Slot { kvm, log, offset, len } in slots(self.memory()) {
+            let words = self.fd().get_dirty_log(kvm.slot, len).map_err(Error::call("KVM_GET_DIRTY_LOG"))?;
+            log.merge(offset, &words);
+        }
+        Ok(dirty::take(self.memory()))
     }
 
     /// Makes vCPU `index`, whose local APIC id is the index.
@@ -157,3 +213,6 @@ impl Vm {
         self.fd().set_gsi_routing(&table).map_err(Error::call("KVM_SET_GSI_ROUTING"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use thiserror::Error;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::interrupts::KvmMessages;
-use super::state::Fixed;
+use super::state::{Basis, Fixed, Kept};
 use super::virtio::Attachments;
 use super::{Idle, Parts, PausedMachine};
 use crate::boot::{self, acpi, cpuid, mptable, msr, platform::Platform};
@@ -28,11 +28,11 @@ use crate::devices::serial::{self, Serial};
 use crate::devices::vmgenid::{self, VmGenId};
 use crate::event;
 use crate::hypervisor::{self, Hypervisor, KvmVcpu, Vm};
-use crate::memory::{self, GuestMemory, layout};
-use crate::state::{self, State};
+use crate::memory::{self, layout};
+use crate::state;
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitCounter};
-use crate::virtio::{self, Allow, Device, Opened, SaveError};
+use crate::virtio::{self, Device, Opened, SaveError};
 
 /// The embedded guest: our own small kernel.
 static EMBEDDED_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
@@ -115,6 +115,25 @@ pub enum Error {
     /// A part of the machine cannot be kept, or what was kept is none of this machine's.
     #[error(transparent)]
     State(#[from] state::Error),
+    /// What was kept is of a machine with more or less memory.
+    #[error("the saved machine's memory is {saved}, and this one's {here}: give it the same")]
+    MemorySize {
+        /// What there was.
+        saved: config::Size,
+        /// What there is.
+        here: config::Size,
+    },
+    /// Changes of memory are not known since then.
+    #[error("the changes of the machine's memory are not known since that snapshot")]
+    Basis,
+    /// A device's own file cannot be read.
+    #[error("{device}: cannot open its overlay")]
+    Overlay {
+        /// The device.
+        device: String,
+        /// What the host said.
+        source: io::Error,
+    },
     /// A virtio device cannot be kept, or what was kept does not fit it.
     #[error(transparent)]
     Device(#[from] SaveError),
@@ -168,13 +187,6 @@ pub struct Builder {
     ports: Vec<(u16, u16, SharedRegisters)>,
     virtio: Vec<Opened>,
     kept: Option<Kept>,
-}
-
-/// What a machine was when it was saved.
-struct Kept {
-    memory: GuestMemory,
-    state: State,
-    allow: Allow,
 }
 
 impl Builder {
@@ -275,10 +287,10 @@ impl Builder {
         self
     }
 
-    /// Has the machine go on from where another was saved ([`PausedMachine::save`]), in place of booting: with
-    /// what its memory held, and the same configuration. `allow` says what may differ.
-    pub fn restore(mut self, memory: GuestMemory, state: State, allow: Allow) -> Self {
-        self.kept = Some(Kept { memory, state, allow });
+    /// Has the machine go on from where another was saved ([`PausedMachine::save`]), in place of booting. It
+    /// has the same configuration, but for what its guest does not see.
+    pub fn restore(mut self, kept: Kept) -> Self {
+        self.kept = Some(kept);
         self
     }
 
@@ -298,7 +310,7 @@ impl Builder {
 
         let kept = self.kept.take();
         let memory = match &kept {
-            Some(Kept { memory, .. }) => memory.clone(),
+            Some(kept) => kept.memory(self.config.memory)?,
             None => memory::allocate(self.config.memory)?,
         };
         let vm = Vm::new(&hypervisor, memory)?;
@@ -355,9 +367,11 @@ impl Builder {
             exits,
             pty,
             config: self.config,
+            layers: None,
+            basis: Basis::default(),
         };
-        if let Some(Kept { state, allow, .. }) = kept {
-            parts.restore(&supported, state, allow)?;
+        if let Some(kept) = kept {
+            parts.restore(&supported, kept)?;
         }
         Ok(PausedMachine { parts })
     }

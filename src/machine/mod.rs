@@ -18,12 +18,14 @@ pub use outcome::{ExitReason, Outcome};
 use crate::console::{Outbox, Pump};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 
-use self::state::Fixed;
+pub use self::state::Kept;
+use self::state::{Basis, Fixed};
 use self::virtio::OnThread;
 use crate::config::MachineConfig;
 use crate::devices::vmgenid::VmGenId;
 use crate::event::EventLoop;
-use crate::hypervisor::{KvmVcpu, Vm};
+use crate::hypervisor::{self, KvmVcpu, Vm};
+use crate::memory::{DirtyPages, GuestMemory, Layers};
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitCounter, ExitStats, VcpuThread};
 use crate::virtio::DeviceHandle;
@@ -31,6 +33,9 @@ use crate::virtio::DeviceHandle;
 /// What every state of a machine owns. Dropping it stops the machine and joins its threads.
 struct Parts {
     config: MachineConfig,
+    /// What memory comes from, where that is a snapshot.
+    layers: Option<Arc<Layers>>,
+    basis: Basis,
     control: Arc<Control>,
     /// Until the first start.
     idle: Option<Idle>,
@@ -246,6 +251,24 @@ impl PausedMachine {
         Ok(self.parts.vmgenid.renew()?)
     }
 
+    /// Has it noted which pages of guest memory change from now on, or no longer. That makes a guest's first
+    /// write to each page slower.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn track_dirty(&mut self, on: bool) -> Result<(), hypervisor::Error> {
+        self.parts.basis = Basis::default();
+        self.parts.vm.track_dirty(on)
+    }
+
+    /// The pages that have changed since they were last taken, or since [`Self::track_dirty`].
+    ///
+    /// # Errors
+    /// Changes are not tracked, or KVM refuses; no page is lost.
+    pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
+        self.parts.take_dirty()
+    }
+
     /// The pseudo-terminal of a machine whose console is one.
     #[must_use]
     pub fn pty(&self) -> Option<&Path> {
@@ -278,6 +301,15 @@ impl RunningMachine {
         } else {
             Err(Box::new(self.parts.end()))
         }
+    }
+
+    /// The pages that have changed, as [`PausedMachine::take_dirty`] gives them. They may change on; then they
+    /// are among the next ones too.
+    ///
+    /// # Errors
+    /// Changes are not tracked, or KVM refuses; no page is lost.
+    pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
+        self.parts.take_dirty()
     }
 
     /// Waits until the machine ends. Where its guest ended it, that is when the console's stream has
@@ -324,6 +356,24 @@ macro_rules! of_both_states {
                     self.parts.exits()
                 }
 
+                /// What the machine was built from.
+                #[must_use]
+                pub fn config(&self) -> &MachineConfig {
+                    &self.parts.config
+                }
+
+                /// The guest's memory.
+                #[must_use]
+                pub fn memory(&self) -> &GuestMemory {
+                    self.parts.vm.memory()
+                }
+
+                /// The snapshots that memory comes from, if it does.
+                #[must_use]
+                pub fn layers(&self) -> Option<&Layers> {
+                    self.parts.layers.as_deref()
+                }
+
                 /// The names of the virtio devices.
                 pub fn device_names(&self) -> impl Iterator<Item = &str> {
                     self.parts.devices.iter().map(|(name, _)| name.as_str())
@@ -358,3 +408,6 @@ impl fmt::Debug for StopHandle {
         f.debug_struct("StopHandle").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,18 +1,22 @@
 //! A paused machine's state: into sections, and out of them into a machine that was just built.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::CpuId;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
+use super::virtio::OnThread;
 use super::{Error, Parts, PausedMachine};
 use crate::boot::cpuid;
 use crate::bus::lock;
+use crate::config::Size;
 use crate::devices::i8042::I8042;
 use crate::devices::ioapic::IoApic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
-use crate::hypervisor::{KvmVcpu, VcpuState};
-use crate::memory::GuestMemory;
+use crate::hypervisor::{self, KvmVcpu, VcpuState};
+use crate::memory::{DirtyPages, GuestMemory, Layers};
 use crate::state::State;
 use crate::virtio::{self, Allow};
 
@@ -52,12 +56,6 @@ fn vcpu_id(index: usize) -> String {
 }
 
 impl PausedMachine {
-    /// The guest's memory. Nobody writes to it while the machine is paused.
-    #[must_use]
-    pub fn memory(&self) -> &GuestMemory {
-        self.parts.vm.memory()
-    }
-
     /// What the machine is, memory aside: for a machine that is built with [`Builder::restore`] from the same
     /// configuration. Registers of an embedder's own ([`Builder::mmio_device`]) are the embedder's to keep.
     ///
@@ -81,11 +79,100 @@ impl PausedMachine {
         }
         Ok(state)
     }
+
+    /// The files that the virtio devices' states are of no use without, by the devices' names.
+    ///
+    /// # Errors
+    /// The host does not open one.
+    pub fn overlays(&mut self) -> Result<Vec<(String, File)>, Error> {
+        let mut overlays = Vec::new();
+        for OnThread { name, worker, .. } in self.parts.parked.iter_mut().map(Box::as_mut) {
+            let overlay = worker.device().overlay();
+            let overlay = overlay.map_err(|source| Error::Overlay { device: name.clone(), source })?;
+            overlays.extend(overlay.map(|file| (name.clone(), file)));
+        }
+        Ok(overlays)
+    }
+
+    /// Has changes of memory noted from now on, a moment that is known by `mark` from then on. The guest's
+    /// first write to each page is slower.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn track_since(&mut self, mark: u128) -> Result<(), Error> {
+        self.parts.track_since(mark)
+    }
+
+    /// The moment since which changes are known.
+    #[must_use]
+    pub fn tracked_since(&self) -> Option<u128> {
+        self.parts.basis.mark
+    }
+
+    /// The pages that have changed since the moment `mark`. They are the same, and more, the next time.
+    ///
+    /// # Errors
+    /// It is not known, or KVM does not tell.
+    pub fn changed_since(&mut self, mark: u128) -> Result<&DirtyPages, Error> {
+        if self.parts.basis.mark != Some(mark) {
+            return Err(Error::Basis);
+        }
+        self.parts.take_dirty()?;
+        Ok(&self.parts.basis.changed)
+    }
+}
+
+/// Since when it is known which pages have changed, and those that were taken from the log so far.
+#[derive(Default)]
+pub(super) struct Basis {
+    mark: Option<u128>,
+    changed: DirtyPages,
+}
+
+/// What a machine was when it was saved.
+pub struct Kept {
+    /// Its memory.
+    pub memory: GuestMemory,
+    /// What that was made of, if of a snapshot.
+    pub layers: Option<Arc<Layers>>,
+    /// Everything else.
+    pub state: State,
+    /// What may differ.
+    pub allow: Allow,
+    /// Has changes of memory noted, as [`PausedMachine::track_since`] does.
+    pub track_since: Option<u128>,
+}
+
+impl Kept {
+    /// The memory, if it is as large as it should be.
+    pub(super) fn memory(&self, here: Size) -> Result<GuestMemory, Error> {
+        let saved = Size::new(self.memory.iter().map(GuestMemoryRegion::len).sum());
+        if saved == here { Ok(self.memory.clone()) } else { Err(Error::MemorySize { saved, here }) }
+    }
 }
 
 impl Parts {
-    /// Takes a saved state, all of it.
-    pub(super) fn restore(&mut self, supported: &CpuId, mut state: State, allow: Allow) -> Result<(), Error> {
+    fn track_since(&mut self, mark: u128) -> Result<(), Error> {
+        self.vm.track_dirty(true)?;
+        self.vm.take_dirty()?;
+        self.basis = Basis { mark: Some(mark), changed: DirtyPages::default() };
+        Ok(())
+    }
+
+    /// The pages that have changed since they were last taken. They are not forgotten as long as changes are
+    /// asked for since an earlier moment.
+    pub(super) fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
+        let taken = self.vm.take_dirty()?;
+        if self.basis.mark.is_some() {
+            self.basis.changed = self.basis.changed.union(&taken);
+        }
+        Ok(taken)
+    }
+
+    /// Takes what was saved, all of it.
+    pub(super) fn restore(&mut self, supported: &CpuId, kept: Kept) -> Result<(), Error> {
+        let Kept { memory: _, layers, mut state, allow, track_since } = kept;
+        self.layers = layers;
         self.vm.restore_clock(&state.take("machine")?)?;
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             let saved: VcpuState = state.take(&vcpu_id(index))?;
@@ -100,6 +187,9 @@ impl Parts {
         }
         lock(&self.fixed.ioapic).restore(&state.take("ioapic")?);
         state.finish()?;
+        if let Some(mark) = track_since {
+            self.track_since(mark)?;
+        }
         // The same state may go on elsewhere, too: from its first instruction the guest can tell.
         Ok(self.vmgenid.renew()?)
     }

@@ -42,9 +42,9 @@ pub fn discard<B: BitmapSlice>(memory: &GuestMemory, part: &VolatileSlice<'_, B>
         discard_private(&pages)
     } else {
         host::advise(&pages, libc::MADV_DONTNEED).map(|()| len)
-    }?;
+    };
     pages.bitmap().mark_dirty(0, len);
-    u64::try_from(freed).map_err(io::Error::other)
+    u64::try_from(freed?).map_err(io::Error::other)
 }
 
 /// Pages of a private mapping of a file would come again as the file's.

@@ -1,4 +1,5 @@
 use std::io;
+use std::path::PathBuf;
 
 use thiserror::Error;
 use vm_memory::mmap::FromRangesError;
@@ -32,6 +33,12 @@ pub enum Error {
         /// How many.
         count: u64,
     },
+    /// Memory cannot be read.
+    #[error("a page of memory cannot be read: the file that it was restored from is cut short or damaged")]
+    Unreadable(#[source] io::Error),
+    /// The image cannot be read.
+    #[error("cannot read the image of the memory")]
+    Read(#[source] io::Error),
     /// The image cannot be written.
     #[error("cannot write the image of the memory")]
     Write(#[source] io::Error),
@@ -71,4 +78,31 @@ pub enum Error {
         /// How many pages the memory has.
         pages: u64,
     },
+    /// A file of a working set cannot be written or read.
+    #[error("working set {}", path.display())]
+    WorkingSetFile {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A file is not a working set that can be used.
+    #[error("working set {} cannot be used: {reason}", path.display())]
+    WorkingSet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A working set does not belong to this memory.
+    #[error("the working set is of a memory with {found} pages, and this one has {pages}")]
+    ForeignWorkingSet {
+        /// The pages of its memory.
+        found: u64,
+        /// Those of this one.
+        pages: u64,
+    },
+    /// The working set cannot be brought in.
+    #[error("cannot bring in the working set")]
+    Prefetch(#[source] io::Error),
 }

@@ -22,6 +22,9 @@ const HELD: u64 = 1 << 63 | 1 << 62;
 /// Entries that are read at a time.
 const ENTRIES: usize = 1 << 15;
 
+/// Bytes that are copied at a time.
+const BUFFER: usize = 1 << 18;
+
 /// Which pages the process holds.
 pub(super) struct Pagemap(File);
 
@@ -115,6 +118,16 @@ pub(super) fn advise<B: BitmapSlice>(slice: &VolatileSlice<'_, B>, advice: libc:
     result(unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice) })
 }
 
+/// A piece of advice about a part of a file.
+pub(super) fn advise_file(file: &File, range: Range<u64>, advice: libc::c_int) -> io::Result<()> {
+    let (at, len) = (offset(range.start)?, offset(range.end - range.start)?);
+    // SAFETY: the call takes numbers only.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), at, len, advice) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 /// Fills guest memory with zeroes.
 pub(super) fn clear<B: BitmapSlice>(slice: &VolatileSlice<'_, B>) -> io::Result<()> {
     let zeroes = [0_u8; 4096];
@@ -164,6 +177,49 @@ fn transfer(
                 error => return Err(error),
             },
         }
+    }
+    Ok(())
+}
+
+/// Copies a part of a file to the same place of another: in the kernel where that can be.
+pub(super) fn copy(from: &File, to: &File, range: Range<u64>) -> io::Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let (mut source, mut target) = (offset(at)?, offset(at)?);
+        let len = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+        // SAFETY: the two places are variables that live over the call; the rest is numbers.
+        let moved = unsafe {
+            libc::copy_file_range(from.as_raw_fd(), &raw mut source, to.as_raw_fd(), &raw mut target, len, 0)
+        };
+        match u64::try_from(moved) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(moved) => at += moved,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                // Two file systems, or one that cannot.
+                error
+                    if [libc::EXDEV, libc::EINVAL, libc::EOPNOTSUPP, libc::ENOSYS]
+                        .iter()
+                        .any(|known| error.raw_os_error() == Some(*known)) =>
+                {
+                    return copy_through(from, to, at..range.end);
+                }
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn copy_through(from: &File, to: &File, range: Range<u64>) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    let mut at = range.start;
+    while at < range.end {
+        let len = usize::try_from(range.end - at).unwrap_or(BUFFER).min(BUFFER);
+        let bytes = buffer.get_mut(..len).unwrap_or_default();
+        from.read_exact_at(bytes, at)?;
+        to.write_all_at(bytes, at)?;
+        at += len as u64;
     }
     Ok(())
 }

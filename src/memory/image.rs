@@ -1,6 +1,9 @@
 //! The image of a machine's memory: a file as long as RAM, with every page at its offset in RAM, and with
 //! holes for the pages that are zeroes.
 
+mod merge;
+mod sums;
+
 use std::fs::File;
 use std::io;
 
@@ -9,7 +12,10 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
 use super::host::{self, Pagemap};
 use super::layers::{Layers, Run};
 use super::layout::PAGE_SIZE;
-use super::{Error, GuestMemory, Slice, parts, size};
+use super::{Error, GuestMemory, GuestSlice, parts, size};
+
+pub use merge::merge;
+pub use sums::{CHUNK, checksums, verify};
 
 /// Bytes that are written between two reports of progress.
 const STEP: u64 = 4 << 20;
@@ -120,6 +126,7 @@ impl<'a> Writer<'a> {
             while at < end {
                 let next = end.min(at + STEP);
                 for (at, slice) in parts(self.memory, at..next)? {
+                    readable(&slice)?;
                     self.slice(at, &slice).map_err(Error::Write)?;
                 }
                 done += next - at;
@@ -130,13 +137,7 @@ impl<'a> Writer<'a> {
         Ok(self.written)
     }
 
-    fn slice(&mut self, at: u64, slice: &Slice<'_>) -> io::Result<()> {
-        // An unreadable page of a layer's file is an error here, and a signal without this. A kernel that
-        // cannot do it has nothing to say.
-        match host::advise(slice, libc::MADV_POPULATE_READ) {
-            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
-            _ => {}
-        }
+    fn slice(&mut self, at: u64, slice: &GuestSlice<'_>) -> io::Result<()> {
         let page = usize::try_from(PAGE_SIZE).map_err(io::Error::other)?;
         let mut start = 0;
         while start < slice.len() {
@@ -169,8 +170,18 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Brings in the pages of restored memory: one that its file does not give is an error here, and would
+/// be a signal (SIGBUS) where it is read.
+fn readable(slice: &GuestSlice<'_>) -> Result<(), Error> {
+    match host::advise(slice, libc::MADV_POPULATE_READ) {
+        // Linux before 5.14 does not know it.
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(Error::Unreadable(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a page is zeroes. Most that are not say so early.
-fn is_zero(slice: &Slice<'_>, at: usize, page: usize) -> bool {
+fn is_zero(slice: &GuestSlice<'_>, at: usize, page: usize) -> bool {
     let words = page / size_of::<u64>();
     slice.get_array_ref::<u64>(at, words).is_ok_and(|page| (0..words).all(|word| page.load(word) == 0))
 }

@@ -83,10 +83,7 @@ impl Layers {
         let mut files = Vec::new();
         let mut base = None;
         for (number, Layer { file, runs }) in layers.into_iter().enumerate() {
-            let found = file.metadata().map_err(|source| Error::Layer { layer: number, source })?.len();
-            if found != size.bytes() || found % PAGE_SIZE != 0 {
-                return Err(Error::LayerLength { layer: number, found, size });
-            }
+            check_length(number, &file, size)?;
             let all = [Run { first: 0, count: pages, zero: false }];
             if runs.is_none() {
                 base = Some(number);
@@ -122,12 +119,22 @@ impl Layers {
         &self.pieces
     }
 
+    pub(super) fn files(&self) -> &[Arc<File>] {
+        &self.files
+    }
+
     pub(super) fn file(&self, number: usize) -> Option<&Arc<File>> {
         self.files.get(number)
     }
 
+    /// The files are still as long as they were: what somebody has cut off is no hole.
+    pub(super) fn check_lengths(&self) -> Result<(), Error> {
+        self.files.iter().enumerate().try_for_each(|(number, file)| check_length(number, file, self.size))
+    }
+
     /// The runs of pages, as (first, count), that some file has data for. All others are zeroes.
     pub(super) fn data(&self) -> Result<Vec<(u64, u64)>, Error> {
+        self.check_lengths()?;
         let mut runs = Vec::new();
         for piece in &self.pieces {
             let Source::File(number) = piece.source else { continue };
@@ -151,6 +158,15 @@ impl Layers {
             self.pieces.iter().filter(|p| p.source != Source::File(self.base)).map(|p| p.count).collect();
         counts.sort_unstable_by(|one, other| other.cmp(one));
         counts.get(MOST_MAPPINGS).map_or(0, |count| count + 1)
+    }
+}
+
+fn check_length(layer: usize, file: &File, size: Size) -> Result<(), Error> {
+    let found = file.metadata().map_err(|source| Error::Layer { layer, source })?.len();
+    if found == size.bytes() && found.is_multiple_of(PAGE_SIZE) {
+        Ok(())
+    } else {
+        Err(Error::LayerLength { layer, found, size })
     }
 }
 

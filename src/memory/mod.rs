@@ -3,32 +3,38 @@
 // Memory advice is a call on raw addresses.
 #![allow(unsafe_code)]
 
+pub mod dirty;
 mod discard;
 mod error;
 mod host;
 pub mod image;
 mod layers;
 pub mod layout;
+mod working_set;
 
 use std::ops::Range;
 
-use vm_memory::bitmap::{BitmapSlice, MS};
+use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, VolatileSlice};
 
+pub use dirty::DirtyPages;
 pub use discard::discard;
 pub use error::Error;
 pub use layers::{Layer, Layers, Run, restore};
+pub use working_set::{Prefetch, WorkingSet};
 
 use crate::config::Size;
+use dirty::{LogSlice, WriteLog};
 use layout::{HOLE_END, HOLE_START, PAGE_SIZE};
 
 /// Guest memory as every part of the machine sees it. Clones share the same memory.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
+pub type GuestMemory = vm_memory::GuestMemoryMmap<WriteLog>;
+
+/// A piece of guest memory. What is written to it is noted, when [`dirty::track`] says so.
+pub type GuestSlice<'m> = vm_memory::VolatileSlice<'m, LogSlice<'m>>;
 
 /// A region of it.
 type Region = <GuestMemory as GuestMemoryBackend>::R;
-/// A part of it.
-type Slice<'a> = VolatileSlice<'a, MS<'a, GuestMemory>>;
 
 /// Below this address memory keeps small pages: a guest that only says hello touches a few pages
 /// here, and a huge page would be cleared for each.
@@ -87,7 +93,7 @@ fn size(memory: &GuestMemory) -> u64 {
 
 /// The parts of memory for a range of RAM, in order, with the place of each in RAM. RAM has no hole: what
 /// comes after its low part is the memory from 4 GiB up.
-fn parts(memory: &GuestMemory, range: Range<u64>) -> Result<Vec<(u64, Slice<'_>)>, Error> {
+fn parts(memory: &GuestMemory, range: Range<u64>) -> Result<Vec<(u64, GuestSlice<'_>)>, Error> {
     let outside =
         || Error::Outside { first: range.start / PAGE_SIZE, count: (range.end - range.start) / PAGE_SIZE };
     let mut parts = Vec::new();

@@ -4,9 +4,9 @@ use std::io;
 
 use virtio_queue::DescriptorChain;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{ByteValued, GuestMemoryBackend, VolatileSlice};
+use vm_memory::{ByteValued, GuestMemoryBackend};
 
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, GuestSlice};
 
 /// A chain that no driver may build: it has no end, leaves guest memory, is longer than the queue,
 /// or has a buffer for the driver's bytes after one for the device's.
@@ -18,8 +18,8 @@ pub struct BadChain;
 #[derive(Default)]
 pub struct Chain<'m> {
     head: u16,
-    readable: Vec<VolatileSlice<'m>>,
-    writable: Vec<VolatileSlice<'m>>,
+    readable: Vec<GuestSlice<'m>>,
+    writable: Vec<GuestSlice<'m>>,
 }
 
 impl<'m> Chain<'m> {
@@ -81,14 +81,14 @@ impl<'m> Chain<'m> {
 /// slice, because the guest changes it at any time.
 #[derive(Clone)]
 pub struct Cursor<'a, 'm> {
-    current: Option<VolatileSlice<'m>>,
-    rest: &'a [VolatileSlice<'m>],
+    current: Option<GuestSlice<'m>>,
+    rest: &'a [GuestSlice<'m>],
 }
 
 impl<'a, 'm> Cursor<'a, 'm> {
     /// At the first byte of these buffers.
     #[must_use]
-    pub fn new(slices: &'a [VolatileSlice<'m>]) -> Self {
+    pub fn new(slices: &'a [GuestSlice<'m>]) -> Self {
         Self { current: None, rest: slices }
     }
 
@@ -100,12 +100,12 @@ impl<'a, 'm> Cursor<'a, 'm> {
     }
 
     /// The buffers that follow.
-    pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'m>> + use<'a, 'm> {
+    pub fn slices(&self) -> impl Iterator<Item = GuestSlice<'m>> + use<'a, 'm> {
         self.current.into_iter().chain(self.rest.iter().copied()).filter(|slice| !slice.is_empty())
     }
 
     /// The next part that is in one piece, at most `most` bytes; moves past it.
-    fn advance(&mut self, most: usize) -> Option<VolatileSlice<'m>> {
+    fn advance(&mut self, most: usize) -> Option<GuestSlice<'m>> {
         loop {
             let slice = match self.current.take() {
                 Some(slice) => slice,
@@ -133,7 +133,7 @@ impl<'a, 'm> Cursor<'a, 'm> {
     }
 
     /// Cuts the row after `count` bytes: the first part, and this cursor behind it.
-    pub fn split(&mut self, count: usize) -> Vec<VolatileSlice<'m>> {
+    pub fn split(&mut self, count: usize) -> Vec<GuestSlice<'m>> {
         let mut parts = Vec::with_capacity(self.rest.len() + 1);
         let mut left = count;
         while left > 0 {

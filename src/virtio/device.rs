@@ -1,5 +1,7 @@
 //! The trait of a virtio device.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
 
@@ -107,6 +109,15 @@ pub trait Device: Send + 'static {
     fn save(&mut self, id: &str, state: &mut State) -> Result<(), SaveError> {
         let _ = state;
         Err(SaveError::Unsaveable(id.to_owned()))
+    }
+
+    /// A file of the device's own that its state is of no use without, to be copied into the snapshot: a
+    /// disk's overlay. Called after [`save`](Self::save).
+    ///
+    /// # Errors
+    /// The host does not open it.
+    fn overlay(&self) -> io::Result<Option<File>> {
+        Ok(None)
     }
 
     /// Goes on for the driver of another device, which has kept this. A driver that was set up has been

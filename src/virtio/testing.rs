@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 
+mod saving;
+
 use super::status::bit;
 use super::transport::Mmio;
 use super::{Device, DeviceHandle, Opened, Place, Worker, feature};
@@ -32,7 +34,8 @@ const BUFFERS: u64 = 0x80_0000;
 const MEMORY: Size = Size::mib(32);
 
 /// What a device under test is told of its machine.
-pub(crate) const PLACE: Place<'static> = Place { name: "test", index: 0, cpus: 1 };
+pub(crate) const PLACE: Place<'static> = Place { name: NAME, index: 0, cpus: 1 };
+const NAME: &str = "test";
 
 /// Register offsets that tests need (VIRTIO 1.2, table 4.1).
 pub(crate) mod reg {
@@ -65,6 +68,12 @@ pub(crate) struct GuestDriver {
     pub(crate) memory: GuestMemory,
     pub(crate) line: Arc<FakeLine>,
     pub(crate) handle: DeviceHandle,
+    /// Which of the devices that a test has made this is.
+    pub(crate) which: usize,
+    /// The device that goes on for this one, on a copy of the memory, when it is next waited for.
+    pub(crate) successor: Option<Box<dyn Device>>,
+    /// What a successor has gone on for, paused.
+    pub(crate) predecessor: Option<Box<Self>>,
     registers: Mutex<Mmio>,
     // Dropped before the worker's memory.
     events: EventLoop<Worker>,
@@ -94,17 +103,26 @@ impl GuestDriver {
 
     /// As [`Self::new`], of a guest with so much memory.
     pub(crate) fn with_memory(device: Box<dyn Device>, size: Size) -> Self {
-        let memory = memory::allocate(size).unwrap();
+        let mut driver = Self::parked(device, memory::allocate(size).unwrap());
+        driver.resume();
+        driver
+    }
+
+    /// A device on no event loop.
+    fn parked(device: Box<dyn Device>, memory: GuestMemory) -> Self {
         let line = Arc::new(FakeLine::default());
-        let opened = Opened { name: "test".into(), iothread: None, kernel_words: None, device };
+        let opened = Opened { name: NAME.into(), iothread: None, kernel_words: None, device };
         let attached = opened.attach(&memory, line.clone(), None).unwrap();
         Self {
             memory,
             line,
             handle: attached.handle,
+            which: 0,
+            successor: None,
+            predecessor: None,
             registers: Mutex::new(attached.registers),
-            events: EventLoop::start("events", vec![attached.worker]).unwrap(),
-            parked: Vec::new(),
+            events: EventLoop::start("events", Vec::new()).unwrap(),
+            parked: vec![attached.worker],
             queues: Vec::new(),
             next_buffer: BUFFERS,
             inputs: HashMap::new(),
@@ -352,6 +370,10 @@ impl GuestDriver {
     /// Waits until the device has used a chain: its head, the number of bytes that it wrote, and the
     /// buffers for its answer.
     pub(crate) fn wait_used(&mut self, queue: usize) -> (u16, u32, Vec<u8>) {
+        if let Some(successor) = self.successor.take() {
+            self.hand_over(successor);
+            self.resume();
+        }
         let mut found = None;
         wait("the device uses no buffer", || {
             found = self.used(queue);
@@ -408,8 +430,12 @@ pub(crate) fn wait(complaint: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// What every device has to pass. `exchange` does one piece of I/O with a device that is set up, and
-/// checks it; `make` makes the device.
-pub(crate) fn conformance(make: impl Fn() -> Box<dyn Device>, mut exchange: impl FnMut(&mut GuestDriver)) {
+/// checks it; `make` makes the device, and others that could be its successors ([`GuestDriver::which`] says
+/// which).
+pub(crate) fn conformance(
+    mut make: impl FnMut() -> Box<dyn Device>,
+    mut exchange: impl FnMut(&mut GuestDriver),
+) {
     let ring_features = [0, feature::RING_EVENT_IDX, feature::RING_INDIRECT_DESC, feature::OF_TRANSPORT];
     let mut driver = GuestDriver::new(make());
     kicks_before_activation_do_nothing(&mut driver);
@@ -445,8 +471,8 @@ pub(crate) fn conformance(make: impl Fn() -> Box<dyn Device>, mut exchange: impl
     }
     driver.set_up(feature::OF_TRANSPORT);
     exchange(&mut driver);
-    // The machine ends with the driver set up.
-    drop(driver);
+    driver.reset();
+    saving::conformance(driver, make, exchange);
 }
 
 fn kicks_before_activation_do_nothing(driver: &mut GuestDriver) {

@@ -12,6 +12,7 @@ use super::testing::{GuestDriver, conformance, reg, wait};
 use super::*;
 use crate::config::Size;
 use crate::irq::fake::FakeLine;
+use crate::state::State;
 
 /// Answers with the bytes that it was sent. Its second queue keeps every chain until it is stopped.
 #[derive(Default)]
@@ -46,6 +47,10 @@ impl Device for Echo {
 
     fn config_event(&mut self, io: &mut Io<'_>) {
         self.written.store(usize::from(io.config.get::<2>(4)[0]), Ordering::SeqCst);
+    }
+
+    fn save(&mut self, _: &str, _: &mut State) -> Result<(), SaveError> {
+        Ok(())
     }
 
     fn command(&mut self, command: &Command, io: &mut Io<'_>) -> Result<(), CommandError> {

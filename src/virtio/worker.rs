@@ -252,7 +252,7 @@ impl Worker {
     }
 
     /// The device itself.
-    pub(super) fn device(&mut self) -> &mut dyn Device {
+    pub fn device(&mut self) -> &mut dyn Device {
         self.device.as_mut()
     }
 

@@ -2,14 +2,17 @@
 
 mod balloon;
 mod blk;
+mod churn;
 mod echo;
 mod exits;
 mod fault;
 mod hello;
 mod hostile;
+mod identity;
 mod interrupts;
 mod mips;
 mod net;
+mod pages;
 mod poke;
 mod rng;
 mod smp;
@@ -44,6 +47,9 @@ pub enum Job {
     Net(&'static str),
     Rng(&'static str),
     Balloon,
+    Churn,
+    Identity,
+    Pages(pages::What, &'static str),
     Virtio(&'static str),
     Smp,
     Echo,
@@ -67,6 +73,8 @@ impl Job {
             "hello" => Job::Hello,
             "boot" => Job::Boot,
             "balloon" => Job::Balloon,
+            "churn" => Job::Churn,
+            "identity" => Job::Identity,
             "smp" => Job::Smp,
             "echo" => Job::Echo,
             "spin" => Job::Spin,
@@ -84,6 +92,8 @@ impl Job {
                 ("blk", what) => Job::Blk(what),
                 ("net", what) => Job::Net(what),
                 ("rng", count) => Job::Rng(count),
+                ("working-set", size) => Job::Pages(pages::What::Read, size),
+                ("dirty", size) => Job::Pages(pages::What::Write, size),
                 ("virtio", what) => Job::Virtio(what),
                 ("fault", kind) => Job::Fault(kind),
                 _ => return None,
@@ -101,6 +111,9 @@ impl Job {
             Job::Net(what) => net::run(machine, what),
             Job::Rng(count) => rng::run(machine, count),
             Job::Balloon => balloon::run(machine),
+            Job::Churn => churn::run(machine),
+            Job::Identity => identity::run(machine),
+            Job::Pages(what, size) => pages::run(machine, what, size),
             Job::Virtio(what) => hostile::run(machine, what),
             Job::Smp => smp::run(machine),
             Job::Echo => echo::run(),

@@ -1,6 +1,6 @@
 //! `smp`: starts the other CPUs (Intel SDM vol. 3, "MP Initialization Example") and counts with them.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::clock::Frequency;
 use crate::console::{print, println, say};
@@ -49,20 +49,13 @@ static TICKETS: AtomicU32 = AtomicU32::new(0);
 static FINISHED: AtomicU32 = AtomicU32::new(0);
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
+/// What the other CPUs do when they have counted, with their local APICs' IDs; they stop without any.
+static WORK: AtomicUsize = AtomicUsize::new(0);
+
 pub fn run(machine: &mut Machine) {
     let topology = Topology::find(&machine.boot);
     let own = apic::id();
-    let others = || topology.cpus().iter().copied().filter(|&id| id != own);
-    let started = others().count() as u32;
-
-    if started > 0
-        && let Some(page) = prepare(machine, others())
-    {
-        apic::enable();
-        start(others(), page);
-    } else if started > 0 {
-        say!("smp: no memory to start CPUs from");
-    }
+    start_others(machine, &topology, own);
     arrive(own);
     count();
 
@@ -81,6 +74,27 @@ pub fn run(machine: &mut Machine) {
     let (expected, counted) = (online as u32 * ADDITIONS, COUNTER.load(Ordering::Acquire));
     if counted != expected {
         println!("smp: the CPUs counted wrong");
+    }
+}
+
+/// Starts the other CPUs for such work, which they do at CPL 3 on stacks of 3 KiB.
+pub fn employ(machine: &mut Machine, topology: &Topology, work: extern "sysv64" fn(u8)) {
+    WORK.store(work as usize, Ordering::Release);
+    start_others(machine, topology, apic::id());
+}
+
+fn start_others(machine: &mut Machine, topology: &Topology, own: u8) {
+    let others = || topology.cpus().iter().copied().filter(|&id| id != own);
+    let started = others().count() as u32;
+    if started > 0
+        && let Some(page) = prepare(machine, others())
+    {
+        apic::enable();
+        FINISHED.store(0, Ordering::Release);
+        others().for_each(|id| ONLINE[usize::from(id)].store(false, Ordering::Release));
+        start(others(), page);
+    } else if started > 0 {
+        say!("smp: no memory to start CPUs from");
     }
 }
 
@@ -183,5 +197,11 @@ extern "sysv64" fn ap_main(id: u32) -> ! {
     arrive(id as u8);
     count();
     FINISHED.fetch_add(1, Ordering::AcqRel);
+    let work = WORK.load(Ordering::Acquire);
+    if work != 0 {
+        // SAFETY: `employ` stored a function of this type.
+        let work: extern "sysv64" fn(u8) = unsafe { core::mem::transmute(work) };
+        work(id as u8);
+    }
     cpu::stop()
 }

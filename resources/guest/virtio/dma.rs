@@ -18,6 +18,11 @@ impl Dma {
         Ok(Dma { address, length })
     }
 
+    /// A range that another CPU is told of: part of one that the arena gave out.
+    pub fn known(address: u64, length: u64) -> Self {
+        Dma { address, length }
+    }
+
     /// So many bytes of zeroes, where the arena's memory ends. They are not taken
     /// back.
     pub fn last(arena: &mut Arena, length: u64) -> Result<Self> {

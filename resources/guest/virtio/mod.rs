@@ -28,6 +28,7 @@ pub mod device_id {
     pub const BLOCK: u32 = 2;
     pub const ENTROPY: u32 = 4;
     pub const BALLOON: u32 = 5;
+    pub const VSOCK: u32 = 19;
 }
 
 pub fn device_name(id: u32) -> &'static str {
@@ -40,7 +41,7 @@ pub fn device_name(id: u32) -> &'static str {
         device_id::BALLOON => "balloon",
         9 => "9P",
         18 => "input",
-        19 => "vsock",
+        device_id::VSOCK => "vsock",
         24 => "memory",
         26 => "file system",
         27 => "persistent memory",

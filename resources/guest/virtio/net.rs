@@ -23,7 +23,7 @@ pub mod bit {
 const BASE: u64 = bit::MTU | bit::MAC | bit::MRG_RXBUF | bit::STATUS;
 
 /// Offsets in the configuration space (5.1.4).
-mod config {
+pub mod config {
     pub const MAC: u32 = 0;
     pub const STATUS: u32 = 6;
     pub const MAX_PAIRS: u32 = 8;

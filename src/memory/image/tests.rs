@@ -187,3 +187,23 @@ fn runs_are_joined_in_order() {
     assert_eq!(union(runs), [(0, 3), (10, 8), (30, 1)]);
     assert_eq!(union(vec![]), []);
 }
+
+#[test]
+fn a_layer_that_is_cut_short_is_an_error_and_the_memory_lives_on() {
+    let memory = allocate(Size::mib(2)).unwrap();
+    memory.write_slice(&vec![1; 2 << 20], GuestAddress(0)).unwrap();
+    let base = file();
+    write(&memory, None, &base, &mut quiet).unwrap();
+    let layers = layers(2 << 20, vec![(&base, None)]);
+    let restored = restore(&layers).unwrap();
+    base.set_len(1 << 20).unwrap();
+    restored.write_obj(7_u8, GuestAddress(0)).unwrap();
+    let every = [(0, 512)];
+    let error = write_pages(&restored, &every, &file(), &mut quiet).unwrap_err();
+    assert!(matches!(error, Error::Unreadable(_)), "{error}");
+    assert_eq!(restored.read_obj::<u8>(GuestAddress(0)).unwrap(), 7);
+    let error = write(&restored, Some(&layers), &file(), &mut quiet).unwrap_err();
+    assert!(matches!(error, Error::LayerLength { layer: 0, .. }), "{error}");
+    let error = merge(&layers, &file(), &mut quiet).unwrap_err();
+    assert!(matches!(error, Error::LayerLength { layer: 0, .. }), "{error}");
+}

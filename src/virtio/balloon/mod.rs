@@ -21,10 +21,11 @@ use vmm_sys_util::timerfd::TimerFd;
 use self::pages::{BYTES_AT_ONCE, Given, NUMBERS_AT_ONCE, PAGE};
 use self::stats::Stats;
 use super::{
-    Attach, Command, CommandError, ConfigSpace, Description, Device, Io, Metric, OpenError, Place, Served,
-    VirtQueue,
+    Attach, Command, CommandError, ConfigSpace, Description, Device, Io, Metric, OpenError, Place, Restore,
+    SaveError, Served, VirtQueue,
 };
 use crate::config::Size;
+use crate::state::{State, saved};
 
 const ID: u32 = 5;
 const QUEUE_SIZE: u16 = 128;
@@ -82,14 +83,45 @@ impl Role {
     /// What each queue is for, with these features. The specification has fixed places, and the queues
     /// that are not used stay free; Linux before 6.11 has them close ranks. Which of it the driver means
     /// shows in the queues that it has enabled.
-    fn places(features: u64, is_open: impl Fn(usize) -> bool) -> [Option<Self>; ROLES.len()] {
-        let used = |role: &Self| features & role.feature() == role.feature();
-        let fixed = ROLES.map(|role| Some(role).filter(used));
-        if fixed.iter().enumerate().all(|(place, role)| role.is_none() || is_open(place)) {
-            return fixed;
-        }
-        let mut roles = ROLES.into_iter().filter(used);
+    fn places(features: u64, is_open: impl Fn(usize) -> bool) -> Places {
+        let fixed = Self::fixed_places(features);
+        let all_open = fixed.iter().enumerate().all(|(place, role)| role.is_none() || is_open(place));
+        if all_open { fixed } else { Self::closed_ranks(features) }
+    }
+
+    fn is_used(self, features: u64) -> bool {
+        features & self.feature() == self.feature()
+    }
+
+    fn fixed_places(features: u64) -> Places {
+        ROLES.map(|role| Some(role).filter(|role| role.is_used(features)))
+    }
+
+    fn closed_ranks(features: u64) -> Places {
+        let mut roles = ROLES.into_iter().filter(|role| role.is_used(features));
         ROLES.map(|_| roles.next())
+    }
+}
+
+/// What each queue is for.
+type Places = [Option<Role>; ROLES.len()];
+
+saved! {
+    "virtio-balloon", version 1, fingerprint 521371250;
+    /// Where the balloon and its driver are. Statistics are not kept: they come anew.
+    struct BalloonState {
+        /// Pages that the balloon is to have.
+        target: u32,
+        /// What the driver is told of hints: `free_page_hint_cmd_id`.
+        command: u32,
+        /// The command of the last round of hints.
+        round: u32,
+        /// The driver is in this round.
+        accepting: bool,
+        /// Whether the driver has the queues that it uses close ranks; not known before it is set up.
+        closed_ranks: Option<bool>,
+        /// Of the first chain in each queue, the bytes that are done with.
+        done: [u32; 5],
     }
 }
 
@@ -138,7 +170,7 @@ struct Balloon {
     negotiated: u64,
     config: ConfigSpace,
     /// What each queue is for; known once the driver is set up.
-    places: Option<[Option<Role>; ROLES.len()]>,
+    places: Option<Places>,
     /// Of the first chain in each queue, the bytes that are done with.
     done: [usize; ROLES.len()],
     given: Given,
@@ -414,6 +446,44 @@ impl Device for Balloon {
         self.stats_chain = None;
         self.config.update(field::ACTUAL, &0_u32.to_le_bytes());
         self.config.update(field::FREE_PAGE_HINT_CMD_ID, &CMD_ID_STOP.to_le_bytes());
+    }
+
+    fn save(&mut self, id: &str, state: &mut State) -> Result<(), SaveError> {
+        let Self {
+            config: _,
+            negotiated,
+            places,
+            done,
+            hinting: Hinting { id: round, accepting },
+            // Of the configuration.
+            name: _,
+            offered: _,
+            timer: _,
+            // Counted anew.
+            given: _,
+            // The driver has its chain back, and sends new ones.
+            stats: _,
+            stats_chain: _,
+        } = self;
+        let closed_ranks = places.map(|places| places != Role::fixed_places(*negotiated));
+        // A chain has less than 4 GiB.
+        let done = done.map(|done| u32::try_from(done).unwrap_or(u32::MAX));
+        let (round, accepting) = (*round, *accepting);
+        let [target, command] = [field::NUM_PAGES, field::FREE_PAGE_HINT_CMD_ID].map(|at| self.word(at));
+        Ok(state.put(id, &BalloonState { target, command, round, accepting, closed_ranks, done })?)
+    }
+
+    fn restore(&mut self, from: &mut Restore<'_>) -> Result<(), SaveError> {
+        let BalloonState { target, command, round, accepting, closed_ranks, done } = from.take()?;
+        self.config.update(field::NUM_PAGES, &target.to_le_bytes());
+        self.config.update(field::FREE_PAGE_HINT_CMD_ID, &command.to_le_bytes());
+        self.hinting = Hinting { id: round, accepting };
+        self.done = done.map(|done| usize::try_from(done).unwrap_or_default());
+        self.places = closed_ranks.map(|closed| match closed {
+            true => Role::closed_ranks(self.negotiated),
+            false => Role::fixed_places(self.negotiated),
+        });
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Pages that the guest does without.
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use crate::memory::{GuestMemory, discard};
+use crate::memory::{GuestMemory, GuestSlice, discard};
 use crate::virtio::Cursor;
 
 /// A page of the balloon's, whatever the guest's own are (VIRTIO 1.2, section 5.5.6).
@@ -73,10 +73,10 @@ impl Given {
     pub(super) fn ranges(&mut self, memory: &GuestMemory, ranges: &mut Cursor<'_, '_>, most: usize) -> usize {
         let parts = ranges.split(most);
         parts.iter().for_each(|part| self.part(memory, part));
-        parts.iter().map(VolatileSlice::len).sum()
+        parts.iter().map(GuestSlice::len).sum()
     }
 
-    fn part(&mut self, memory: &GuestMemory, part: &VolatileSlice<'_>) {
+    fn part(&mut self, memory: &GuestMemory, part: &GuestSlice<'_>) {
         match discard(memory, part) {
             Ok(bytes) => self.bytes += bytes,
             Err(error) => {

@@ -1,17 +1,21 @@
 //! The block device (VIRTIO 1.2, section 5.2): requests to an engine and its results back.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
 use vmm_sys_util::epoll::EventSet;
 
 use super::engine::{Completion, Engine, Operation};
-use super::image::{Image, SECTOR};
+use super::image::{DiskState, Image, SECTOR};
 use super::request::{ID_LEN, Limits, MAX_RANGE_SECTORS, Request, Status, Task};
 use crate::memory::GuestMemory;
+use crate::state::State;
 use crate::virtio::iovec::IoVecs;
 use crate::virtio::pace::Pace;
-use crate::virtio::{Command, CommandError, ConfigSpace, Description, Device, Io, Served, VirtQueue};
+use crate::virtio::{
+    Command, CommandError, ConfigSpace, Description, Device, Io, Restore, SaveError, Served, VirtQueue,
+};
 
 const ID: u32 = 2;
 const QUEUE_SIZE: u16 = 256;
@@ -354,6 +358,48 @@ impl Device for Block {
     fn reset(&mut self) {
         self.in_flight.iter_mut().for_each(|request| *request = None);
         (self.bytes, self.held) = (0, false);
+    }
+
+    /// What is on the disk is in its file, and stays there.
+    fn save(&mut self, id: &str, state: &mut State) -> Result<(), SaveError> {
+        let Self {
+            image,
+            // Of the configuration.
+            name: _,
+            serial: _,
+            queues: _,
+            // Told again by the driver's features.
+            driver_flushes: _,
+            // Empty while the device is stopped.
+            engine: _,
+            in_flight: _,
+            free: _,
+            bytes: _,
+            held: _,
+            memory: _,
+            // Of this machine.
+            pace: _,
+            failures: _,
+        } = self;
+        let device = |source| SaveError::Device { device: id.to_owned(), source: Box::new(source) };
+        Ok(state.put(id, &image.save().map_err(device)?)?)
+    }
+
+    fn overlay(&self) -> io::Result<Option<File>> {
+        self.image.overlay()
+    }
+
+    fn restore(&mut self, from: &mut Restore<'_>) -> Result<(), SaveError> {
+        let saved: DiskState = from.take()?;
+        let device = from.id.to_owned();
+        if !self.image.takes_blocks_of(&saved) {
+            let source = "it has larger blocks than it had: leave out direct, if it is given".into();
+            return Err(SaveError::Device { device, source });
+        }
+        match self.image.difference(&saved).filter(|_| !from.allow.changed_disks) {
+            Some((path, differs)) => Err(SaveError::DiskChanged { device, path, differs }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,10 +3,11 @@
 // The buffers of a request outlive the borrow of the chain that they come from.
 #![allow(unsafe_code)]
 
-use vm_memory::{ByteValued, VolatileSlice};
+use vm_memory::ByteValued;
 
 use super::engine::Operation;
 use super::image::SECTOR;
+use crate::memory::GuestSlice;
 use crate::virtio::iovec::IoVecs;
 use crate::virtio::{Chain, Cursor};
 
@@ -111,7 +112,7 @@ impl Request {
 fn operation(
     header: Header,
     mut readable: Cursor<'_, '_>,
-    data: &[VolatileSlice<'_>],
+    data: &[GuestSlice<'_>],
     limits: Limits,
 ) -> Result<Operation, Status> {
     let sector = u64::from_le(header.sector);
@@ -167,7 +168,7 @@ impl Limits {
 }
 
 /// Buffers that stay when the chain is gone.
-fn vecs<'m>(slices: impl IntoIterator<Item = VolatileSlice<'m>>) -> IoVecs {
+fn vecs<'m>(slices: impl IntoIterator<Item = GuestSlice<'m>>) -> IoVecs {
     // SAFETY: the slices are of guest memory, which the device holds for as long as it has requests: an
     // engine waits for those that are in flight before it is dropped, and if it cannot, the device never
     // lets go of the memory.

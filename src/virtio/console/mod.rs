@@ -15,8 +15,10 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::{
-    Attach, Command, CommandError, ConfigSpace, Description, Device, Io, Metric, OpenError, Place, Served,
+    Attach, Command, CommandError, ConfigSpace, Description, Device, Io, Metric, OpenError, Place, Restore,
+    SaveError, Served,
 };
+use crate::state::{State, saved};
 use crate::streams::{Input, OnLost, Output, Pty, Streams, shielded};
 
 const ID: u32 = 3;
@@ -77,6 +79,17 @@ pub struct Console {
     on_output_lost: Option<OnLost>,
     pty: Option<Pty>,
     counts: Counts,
+}
+
+saved! {
+    "virtio-console", version 1, fingerprint 2262488745;
+    /// Where the console is.
+    struct ConsoleState {
+        columns: u16,
+        rows: u16,
+        /// Of the first chain of output, the bytes that the stream has had; the others are still to come.
+        sent: u32,
+    }
 }
 
 /// Bytes that have passed.
@@ -327,6 +340,34 @@ impl Device for Console {
         let [[a, b], [c, d]] = [columns.to_le_bytes(), rows.to_le_bytes()];
         self.config.update(0, &[a, b, c, d]);
         io.config_changed();
+        Ok(())
+    }
+
+    fn save(&mut self, id: &str, state: &mut State) -> Result<(), SaveError> {
+        let Self {
+            config,
+            sent,
+            // Of the host.
+            name: _,
+            output: _,
+            reader: _,
+            input: _,
+            waitable: _,
+            on_output_lost: _,
+            pty: _,
+            counts: _,
+        } = self;
+        let [columns, rows] = [config.get(0), config.get(2)].map(u16::from_le_bytes);
+        // A chain has less than 4 GiB.
+        let sent = u32::try_from(*sent).unwrap_or(u32::MAX);
+        Ok(state.put(id, &ConsoleState { columns, rows, sent })?)
+    }
+
+    fn restore(&mut self, from: &mut Restore<'_>) -> Result<(), SaveError> {
+        let ConsoleState { columns, rows, sent } = from.take()?;
+        self.config.update(0, &columns.to_le_bytes());
+        self.config.update(2, &rows.to_le_bytes());
+        self.sent = usize::try_from(sent).unwrap_or_default();
         Ok(())
     }
 

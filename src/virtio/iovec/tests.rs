@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use vm_memory::Bytes;
 
 use super::*;
+use crate::memory::dirty;
 
 const SIZE: usize = 1 << 16;
 
@@ -76,4 +77,50 @@ proptest! {
             rest = &rest[rest.len().min(step)..];
         }
     }
+}
+
+/// The pages that are noted as written since the last time.
+fn dirty(memory: &GuestMemory) -> Vec<(u64, u64)> {
+    dirty::take(memory).runs().collect()
+}
+
+#[test]
+fn what_is_written_through_buffers_is_noted_and_what_is_read_is_not() {
+    let memory = memory();
+    dirty::track(&memory, true);
+    let half = SIZE as u64 / 2;
+    // Pages 1 to 3, the last page of the first region with the first of the second, page 13.
+    let ranges = [(0x1800, 0x2000), (half - 0x1000, 0x2000), (half + 0x5000, 16)];
+    let ranges = ranges.map(|(at, len)| (GuestAddress(at), len));
+    let mut vecs = IoVecs::from_guest(&memory, ranges).unwrap();
+    vecs.copy_to(&mut [0; 0x5000]);
+    vecs.mark(0);
+    assert_eq!(dirty(&memory), []);
+    vecs.mark(0x2001);
+    assert_eq!(dirty(&memory), [(1, 3), (7, 1)]);
+    vecs.mark(u64::MAX);
+    assert_eq!(dirty(&memory), [(1, 3), (7, 2), (13, 1)]);
+    vecs.advance(0x2800);
+    vecs.mark(1);
+    assert_eq!(dirty(&memory), [(7, 1)]);
+    vecs.copy_from(&[1; 0x801]);
+    assert_eq!(dirty(&memory), [(7, 2)]);
+    vecs.advance(u64::MAX);
+    vecs.mark(1);
+    assert_eq!(dirty(&memory), []);
+}
+
+#[test]
+fn buffers_of_slices_know_their_pages() {
+    let memory = memory();
+    dirty::track(&memory, true);
+    let slice = |at, len| memory.get_slice(GuestAddress(at), len).unwrap();
+    let half = SIZE as u64 / 2;
+    let parts = [slice(half + 0x2000, 0x1000), slice(0x3000, 0x2000).offset(0x1000).unwrap(), slice(half, 8)];
+    // SAFETY: the memory lives to the test's end.
+    let vecs = unsafe { IoVecs::from_slices(parts) };
+    vecs.mark(0x1001);
+    assert_eq!(dirty(&memory), [(4, 1), (10, 1)]);
+    vecs.mark(u64::MAX);
+    assert_eq!(dirty(&memory), [(4, 1), (8, 1), (10, 1)]);
 }

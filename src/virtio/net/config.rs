@@ -163,6 +163,13 @@ impl Mac {
         Self([0x02, a, b, c, d, e])
     }
 
+    /// An address of these bytes; none if it is not that of one interface.
+    #[must_use]
+    pub fn from_octets(octets: [u8; 6]) -> Option<Self> {
+        let [first, ..] = octets;
+        (first & 1 == 0 && octets != [0; 6]).then_some(Self(octets))
+    }
+
     /// The bytes, in the order of a frame.
     #[must_use]
     pub fn octets(self) -> [u8; 6] {

@@ -34,7 +34,8 @@ use self::receive::Receiver;
 use self::tap::Tap;
 use self::transmit::Transmitter;
 use super::pace::{self, Pace};
-use super::{Attach, ConfigSpace, Description, Device, Io, OpenError, Place, Served};
+use super::{Attach, ConfigSpace, Description, Device, Io, OpenError, Place, Restore, SaveError, Served};
+use crate::state::{State, saved};
 
 const ID: u32 = 1;
 const QUEUE_SIZE: u16 = 256;
@@ -99,6 +100,8 @@ enum Turn {
 struct Nic {
     name: String,
     mac: Mac,
+    /// Whether it was asked for: otherwise a restored device has the address that it had.
+    mac_given: bool,
     mtu: Option<u16>,
     /// What it offers.
     offered: u64,
@@ -113,6 +116,18 @@ struct Nic {
     warned: bool,
     receive_pace: Pace,
     transmit_pace: Pace,
+}
+
+saved! {
+    "virtio-net", version 1, fingerprint 1106365158;
+    /// What the driver has told the device, and the address by which it is known.
+    struct NicState {
+        mac: [u8; 6],
+        /// Queue pairs that the driver uses.
+        pairs: u16,
+        /// What may be left undone of frames for the driver, as feature bits.
+        offloads: u64,
+    }
 }
 
 /// A receive and a transmit queue with their port.
@@ -159,6 +174,7 @@ impl Nic {
         let mut nic = Self {
             name: tap.name,
             mac,
+            mac_given: config.mac.is_some(),
             mtu: config.mtu,
             offered,
             features: 0,
@@ -415,6 +431,49 @@ impl Device for Nic {
         for pair in &self.pairs {
             pair.port.discard(TAP_QUEUE);
         }
+    }
+
+    /// Frames that the tap holds are of this machine's network: another one begins without them.
+    fn save(&mut self, id: &str, state: &mut State) -> Result<(), SaveError> {
+        let Self {
+            mac,
+            used,
+            offloads,
+            // Of the configuration and the tap.
+            name: _,
+            mac_given: _,
+            mtu: _,
+            offered: _,
+            pairs: _,
+            warned: _,
+            // Told again by the driver's features.
+            features: _,
+            // Of this machine.
+            receive_pace: _,
+            transmit_pace: _,
+        } = self;
+        Ok(state.put(id, &NicState { mac: mac.octets(), pairs: *used, offloads: *offloads })?)
+    }
+
+    fn restore(&mut self, from: &mut Restore<'_>) -> Result<(), SaveError> {
+        let NicState { mac, pairs, offloads } = from.take()?;
+        let most = if self.features & features::MQ != 0 { self.most_pairs() } else { 1 };
+        if !(1..=most).contains(&pairs) {
+            return Err(from.impossible(format!("its driver uses {pairs} of {most} queue pairs")));
+        }
+        if offloads & !features::guest_offloads(self.features) != 0 {
+            return Err(from.impossible("it has offloads that its driver has not asked for"));
+        }
+        if !self.mac_given {
+            self.mac = Mac::from_octets(mac)
+                .ok_or_else(|| from.impossible("its address is not that of one interface"))?;
+            from.config.update(0, &mac);
+        }
+        if !self.use_pairs(pairs) || !self.set_offloads(offloads) {
+            let source = format!("the tap '{}' cannot be set as the one was that it had", self.name).into();
+            return Err(SaveError::Device { device: from.id.to_owned(), source });
+        }
+        Ok(())
     }
 }
 

@@ -36,16 +36,22 @@ impl Port {
     /// bytes. What fits neither is lost.
     pub(super) fn receive<'a>(
         &self,
-        parts: impl Iterator<Item = &'a IoVecs>,
+        parts: impl Iterator<Item = &'a IoVecs> + Clone,
         rest: &mut [u8],
     ) -> io::Result<usize> {
-        let mut buffers: Vec<libc::iovec> = parts.flat_map(IoVecs::buffers).copied().collect();
+        let mut buffers: Vec<libc::iovec> = parts.clone().flat_map(IoVecs::buffers).copied().collect();
         buffers.push(libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() });
         let count = libc::c_int::try_from(buffers.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         // SAFETY: the array is live; its buffers are guest memory, which is mapped as long as `parts` are
         // borrowed, and `rest`, which is borrowed for writing.
         let received = unsafe { libc::readv(self.fd(), buffers.as_ptr(), count) };
-        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        let mut left = received as u64;
+        for part in parts {
+            part.mark(left);
+            left = left.saturating_sub(part.len());
+        }
+        Ok(received)
     }
 
     /// Has the kernel leave to us what is in `flags` (`TUN_F_…` of `linux/if_tun.h`).

@@ -1,6 +1,7 @@
 //! The device between a guest's driver and a pair of sockets, which give and take a frame a call as a
 //! tap does.
 
+use std::cell::RefCell;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::config::parse_options;
 use crate::virtio::feature;
+use crate::virtio::iovec::IoVecs;
 use crate::virtio::testing::{GuestDriver, conformance, wait};
 
 const RX: usize = 0;
@@ -83,21 +85,25 @@ fn offer(driver: &mut GuestDriver, count: usize, len: usize) {
 #[test]
 fn conforms() {
     for word in ["", "rate=100M", "offload=off"] {
-        let (nic, sockets) = nic_of(word, 1);
-        let nic = std::cell::Cell::new(Some(nic));
-        let mut seed = 0;
+        let sockets = RefCell::new(Vec::new());
+        let mut seed = 0_u8;
         conformance(
-            || Box::new(nic.take().unwrap()),
+            || {
+                let (nic, mut theirs) = nic_of(word, 1);
+                sockets.borrow_mut().append(&mut theirs);
+                Box::new(nic)
+            },
             |driver| {
-                seed += 1;
+                seed = seed.wrapping_add(1);
                 let sent = frame(1000, seed);
                 let (len, _) = driver.request(TX, &[&sent[..12], &sent[12..500], &sent[500..]], &[]);
                 assert_eq!(len, 0);
+                let socket = &sockets.borrow()[driver.which];
                 // An attack may have sent something before.
-                while receive(&sockets[0]) != sent {}
+                while receive(socket) != sent {}
                 offer(driver, 1, 1526);
                 let sent = frame(700, seed);
-                sockets[0].send(&sent).unwrap();
+                socket.send(&sent).unwrap();
                 assert_eq!(wait_frame(driver), (delivered(&sent, 1), 1));
             },
         );
@@ -342,4 +348,24 @@ fn tiny_buffers_are_no_more_than_the_driver_s_own_trouble() {
     let address = driver.buffer(64);
     driver.memory.write_slice(&[7; 64], GuestAddress(address)).unwrap();
     wait("the device lives", || driver.status() != 0);
+}
+
+#[test]
+fn a_frame_notes_the_pages_that_it_comes_to() {
+    use crate::memory::{GuestMemory, dirty};
+    let memory = std::sync::Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap());
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    let port = Port::new(ours.into());
+    let room = |at, len| IoVecs::from_guest(&memory, [(GuestAddress(at), len)]).unwrap();
+    let rooms = [room(0x1000, 0x2000), room(0x8800, 0x1000), room(0xc000, 0x1000)];
+    dirty::track(&memory, true);
+    for (len, pages) in
+        [(100, vec![(1, 1)]), (0x2001, vec![(1, 2), (8, 1)]), (0x5000, vec![(1, 2), (8, 2), (12, 1)])]
+    {
+        theirs.send(&vec![1; len]).unwrap();
+        assert_eq!(port.receive(rooms.iter(), &mut [0; 0x1000]).unwrap(), len);
+        assert_eq!(dirty::take(&memory).runs().collect::<Vec<_>>(), pages, "{len}");
+    }
+    port.send(&rooms[0]).unwrap();
+    assert!(dirty::take(&memory).is_empty());
 }

@@ -97,6 +97,14 @@ impl Connection {
         self.readable = true;
     }
 
+    /// Whether the guest has it for a connection that is, or may yet be.
+    pub(super) fn is_the_guests(&self) -> bool {
+        match self.stage {
+            Stage::Requested | Stage::Responding | Stage::Established | Stage::Resetting => true,
+            Stage::Greeting | Stage::Requesting | Stage::Lingering | Stage::Over => false,
+        }
+    }
+
     /// The host's socket.
     pub(super) fn stream(&self) -> &UnixStream {
         &self.stream

@@ -13,6 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::connection::{Connection, Stage};
 use super::host::{Door, Greeting};
 use super::packet::{HEADER_LEN, HOST, Header, Op, Ports, STREAM};
+use super::saved::{MuxerState, Reset};
 use super::table::{FIRST_ID, Id, Table};
 use crate::virtio::{Chain, Cursor, Metric, Served};
 
@@ -28,6 +29,7 @@ const ACCEPTS_MAX: usize = 64;
 const RETRY: Duration = Duration::from_secs(1);
 /// The first port that the host's end of a connection gets, when a program on the host begins it.
 const FIRST_PORT: u32 = 1 << 30;
+const LAST_PORT: u32 = FIRST_PORT | (FIRST_PORT - 1);
 
 /// What the descriptors are known by.
 const DOOR: Id = 0;
@@ -136,6 +138,43 @@ impl Muxer {
         self.resets.clear();
         self.blocked = false;
         self.watch_door();
+    }
+
+    /// What the guest has to hear when its connections end here and it goes on elsewhere.
+    pub(super) fn save(&self) -> MuxerState {
+        let Self {
+            cid,
+            table,
+            resets,
+            next_port,
+            // Of the configuration.
+            name: _,
+            patience: _,
+            // Of the host.
+            door: _,
+            watched: _,
+            poll: _,
+            timer: _,
+            // The guest's sending queue is looked at anew.
+            blocked: _,
+            complained: _,
+            counts: _,
+        } = self;
+        let pending = resets.iter().map(Reset::of);
+        let connected = table.connections().filter(|connection| connection.is_the_guests());
+        let broken = connected.filter_map(|connection| connection.ports).map(Reset::of_stream);
+        MuxerState { cid: *cid, next_port: *next_port, resets: pending.chain(broken).collect() }
+    }
+
+    /// Ends the connections of the machine that this one goes on for; none if they cannot have been.
+    pub(super) fn restore(&mut self, saved: &MuxerState) -> Option<()> {
+        let MuxerState { cid, next_port, resets } = saved;
+        if !(FIRST_PORT..=LAST_PORT).contains(next_port) || resets.len() > CONNECTIONS_MAX + RESETS_MAX {
+            return None;
+        }
+        self.next_port = *next_port;
+        self.resets = resets.iter().map(|reset| reset.header(*cid)).collect();
+        Some(())
     }
 
     /// Takes a packet from the guest.
@@ -393,5 +432,5 @@ impl Muxer {
 
 /// The port after this one, of those that are the host's to give.
 fn following(port: u32) -> u32 {
-    if port == FIRST_PORT | (FIRST_PORT - 1) { FIRST_PORT } else { port + 1 }
+    if port == LAST_PORT { FIRST_PORT } else { port + 1 }
 }

@@ -69,6 +69,11 @@ impl Table {
         self.update(id, |_| ());
     }
 
+    /// All of them.
+    pub(super) fn connections(&self) -> impl Iterator<Item = &Connection> {
+        self.entries.values().map(|entry| &entry.connection)
+    }
+
     /// The connection of these ports.
     pub(super) fn find(&self, ports: Ports) -> Option<Id> {
         self.by_ports.get(&ports).copied()

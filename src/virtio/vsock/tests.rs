@@ -203,8 +203,13 @@ fn pattern(len: usize) -> Vec<u8> {
 #[test]
 fn conforms() {
     let folder = tempfile::tempdir().unwrap();
+    let mut made = 0;
     conformance(
-        || config(&folder).open(&PLACE).unwrap(),
+        || {
+            made += 1;
+            let uds = folder.path().join(format!("{made}.sock"));
+            Vsock { uds, ..config(&folder) }.open(&PLACE).unwrap()
+        },
         |driver| {
             driver.offer(RX, &[], &[64]);
             driver.kick(RX);

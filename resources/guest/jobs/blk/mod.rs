@@ -1,7 +1,7 @@
 //! `blk=`: block devices at work.
 
 mod journal;
-mod pattern;
+pub mod pattern;
 mod single;
 mod stream;
 
@@ -48,7 +48,7 @@ pub fn run(machine: &mut Machine, what: &'static str) {
     }
 }
 
-fn request_bytes(words: Words) -> Result<u32> {
+pub fn request_bytes(words: Words) -> Result<u32> {
     let bytes = words.number("bs").unwrap_or(DEFAULT_BYTES);
     if bytes == 0 || bytes % SECTOR != 0 || bytes > MAX_BYTES {
         return Err("bs= is not a number of sectors, or too much");

@@ -50,7 +50,7 @@ fn info(machine: &mut Machine) -> Result<()> {
     net.stop()
 }
 
-fn print_mac(mac: [u8; 6]) {
+pub fn print_mac(mac: [u8; 6]) {
     for (index, byte) in mac.iter().enumerate() {
         print!("{}{byte:02x}", if index > 0 { ":" } else { "" });
     }

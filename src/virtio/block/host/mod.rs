@@ -5,9 +5,10 @@ mod sys;
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::state::saved;
 use crate::virtio::block::image::Error;
 
 /// A call to the kernel about an image.
@@ -41,6 +42,18 @@ impl Alignment {
     const NONE: Self = Self { memory: 1, offset: 1 };
 }
 
+saved! {
+    "disk-file", version 1, fingerprint 1723223528;
+    /// By what it shows that a file was changed.
+    #[derive(Copy, Eq)]
+    pub(super) struct Stamp {
+        /// Bytes of it.
+        pub(super) len: u64,
+        /// When it was changed last, in seconds and nanoseconds; what is in a block device does not tell.
+        pub(super) modified: Option<(i64, i64)>,
+    }
+}
+
 /// The file, locked.
 #[derive(Debug)]
 pub(super) struct HostFile {
@@ -48,6 +61,8 @@ pub(super) struct HostFile {
     path: PathBuf,
     block_device: bool,
     alignment: Alignment,
+    /// As it was when it was opened.
+    opened: Stamp,
 }
 
 impl HostFile {
@@ -125,7 +140,19 @@ impl HostFile {
         } else {
             Alignment::NONE
         };
-        Ok(Self { file, path, block_device, alignment })
+        let opened =
+            stamp(&file, block_device).map_err(|source| Error::Read { path: path.clone(), source })?;
+        Ok(Self { file, path, block_device, alignment, opened })
+    }
+
+    /// By what a change shows that was made before it was opened.
+    pub(super) fn opened(&self) -> Stamp {
+        self.opened
+    }
+
+    /// By what a change shows that is made from now on.
+    pub(super) fn stamp(&self) -> io::Result<Stamp> {
+        stamp(&self.file, self.block_device)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -154,6 +181,14 @@ impl HostFile {
     pub(super) fn perform_durably(&self, call: &Call<'_>) -> Result<u64, i32> {
         sys::perform(&self.file, call, true)
     }
+}
+
+fn stamp(file: &File, block_device: bool) -> io::Result<Stamp> {
+    if block_device {
+        return Ok(Stamp { len: sys::device_size(file)?, modified: None });
+    }
+    let metadata = file.metadata()?;
+    Ok(Stamp { len: metadata.len(), modified: Some((metadata.mtime(), metadata.mtime_nsec())) })
 }
 
 impl Drop for HostFile {

@@ -144,6 +144,14 @@ pub enum Error {
     /// A name that cannot be written into an image.
     #[error("the path of disk {0} is not UTF-8: an overlay cannot name it")]
     Name(PathBuf),
+    /// What the guest has written does not get into the file.
+    #[error("cannot write to disk {path} what its guest has written")]
+    Settle {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The engine has no thread or no descriptor.
     #[error("cannot start the {engine} engine of disk {path}")]
     Engine {

@@ -2,6 +2,7 @@
 
 mod error;
 mod overlay;
+mod saved;
 
 use std::fs::File;
 use std::io::Read;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use error::Error;
+pub(super) use saved::DiskState;
 
 use super::config::{Cache, Disk, EngineKind, Format};
 use super::engine::{Backend, Engine, Inline, Threads, Uring};
@@ -29,6 +31,9 @@ pub struct Image {
     path: PathBuf,
     engine: EngineKind,
     kind: Kind,
+    is_overlay: bool,
+    /// The overlay was made when the image was opened.
+    is_new: bool,
 }
 
 enum Kind {
@@ -49,15 +54,21 @@ impl Image {
             direct: disk.direct,
             durable: disk.cache == Cache::Writethrough && !disk.readonly,
         };
+        let mut is_new = false;
         let kind = match &disk.overlay {
-            Some(overlay) => Kind::Qcow2(Arc::new(overlay::open(disk, overlay, format, access)?)),
+            Some(overlay) => {
+                let (image, made) = overlay::open(disk, overlay, format, access)?;
+                is_new = made;
+                Kind::Qcow2(Arc::new(image))
+            }
             None if format == qcow2::Format::Qcow2 => {
                 let chain = qcow2::open(&disk.path, format, access, disk.cache)?;
                 Kind::Qcow2(Arc::new(Qcow2::new(chain, disk.readonly, disk.cache)?))
             }
             None => Kind::Raw(Arc::new(open_raw(disk, access)?)),
         };
-        Ok(Self { path: disk.path.clone(), engine: disk.engine, kind })
+        let is_overlay = disk.overlay.is_some();
+        Ok(Self { path: disk.path.clone(), engine: disk.engine, kind, is_overlay, is_new })
     }
 
     fn rules(&self) -> &Rules {

@@ -8,8 +8,13 @@ use crate::virtio::block::config::{Cache, Disk, Overlay};
 use crate::virtio::block::host::{Access, HostFile};
 use crate::virtio::block::qcow2::{self, Format, Qcow2};
 
-/// Opens a disk's image for reading and, over it, the overlay.
-pub(super) fn open(disk: &Disk, overlay: &Overlay, format: Format, access: Access) -> Result<Qcow2, Error> {
+/// Opens a disk's image for reading and, over it, the overlay. Whether that is a new one.
+pub(super) fn open(
+    disk: &Disk,
+    overlay: &Overlay,
+    format: Format,
+    access: Access,
+) -> Result<(Qcow2, bool), Error> {
     let reading = Access { write: false, durable: false, ..access };
     let base = qcow2::open(&disk.path, format, reading, disk.cache)?;
     match overlay {
@@ -17,16 +22,17 @@ pub(super) fn open(disk: &Disk, overlay: &Overlay, format: Format, access: Acces
             // Nothing outlives the machine: there is nothing to make safe.
             let access = Access { durable: false, ..access };
             let host = Arc::new(HostFile::unnamed(&temporary_folder(), access)?);
-            qcow2::create(&host, base.size(), None)?;
+            // A snapshot's copy of it has a name, and says what it lies over.
+            qcow2::create(&host, base.size(), Some((&absolute(&disk.path)?, format)))?;
             let chain = qcow2::over(host, base, Cache::Unsafe)?;
-            Qcow2::temporary(chain)
+            Ok((Qcow2::temporary(chain)?, true))
         }
         Overlay::Path(path) => {
-            let host = match path.metadata() {
-                Ok(_) => existing(path, &disk.path, access)?,
-                Err(_) => made(path, disk, base.size(), format, access)?,
+            let (host, is_new) = match path.metadata() {
+                Ok(_) => (existing(path, &disk.path, access)?, false),
+                Err(_) => (made(path, disk, base.size(), format, access)?, true),
             };
-            Qcow2::new(qcow2::over(host, base, disk.cache)?, false, disk.cache)
+            Ok((Qcow2::new(qcow2::over(host, base, disk.cache)?, false, disk.cache)?, is_new))
         }
     }
 }
@@ -48,14 +54,19 @@ fn existing(path: &Path, base: &Path, access: Access) -> Result<Arc<HostFile>, E
 
 /// A new overlay.
 fn made(path: &Path, disk: &Disk, size: u64, format: Format, access: Access) -> Result<Arc<HostFile>, Error> {
-    let base = disk.path.canonicalize().map_err(|source| Error::open(&disk.path, false, source))?;
-    let name = base.to_str().ok_or_else(|| Error::Name(base.clone()))?;
+    let name = absolute(&disk.path)?;
     let host = Arc::new(HostFile::create(path, access)?);
     // Half an overlay would be in the way of the next attempt.
-    qcow2::create(&host, size, Some((name, format))).inspect_err(|_| {
+    qcow2::create(&host, size, Some((&name, format))).inspect_err(|_| {
         let _ = std::fs::remove_file(path);
     })?;
     Ok(host)
+}
+
+/// The name by which an overlay finds its image.
+fn absolute(path: &Path) -> Result<String, Error> {
+    let path = path.canonicalize().map_err(|source| Error::open(path, false, source))?;
+    path.into_os_string().into_string().map_err(|name| Error::Name(name.into()))
 }
 
 /// Where files go that may be as large as a disk: not where that is memory, as `/tmp` often is.

@@ -30,6 +30,8 @@ pub(super) enum Format {
 /// An image and those below it.
 pub(super) struct Chain {
     host: Arc<HostFile>,
+    /// The files that it stands on, each under the one before.
+    below: Vec<Arc<HostFile>>,
     access: FormatAccess<Store>,
 }
 
@@ -37,6 +39,10 @@ impl Chain {
     /// Bytes of the disk.
     pub(super) fn size(&self) -> u64 {
         self.access.size()
+    }
+
+    fn files(self) -> (Vec<Arc<HostFile>>, FormatAccess<Store>) {
+        ([vec![self.host], self.below].concat(), self.access)
     }
 }
 
@@ -50,12 +56,12 @@ fn open_at(path: &Path, format: Format, access: Access, cache: Cache, depth: usi
     let host = Arc::new(HostFile::open(path, access)?);
     if format == Format::Raw {
         let driver = RawDriver::open_image(Store::new(&host)?, access.write).map_err(failed(path))?;
-        return Ok(Chain { host, access: FormatAccess::new(driver) });
+        return Ok(Chain { host, below: Vec::new(), access: FormatAccess::new(driver) });
     }
     let below = match backing(&host)? {
         Some((path, format)) => {
             let reading = Access { write: false, durable: false, ..access };
-            Some(open_at(&path, format, reading, cache, depth)?.access)
+            Some(open_at(&path, format, reading, cache, depth)?)
         }
         None => None,
     };
@@ -64,15 +70,10 @@ fn open_at(path: &Path, format: Format, access: Access, cache: Cache, depth: usi
 
 /// Opens the overlay in `host` over an image.
 pub(super) fn over(host: Arc<HostFile>, base: Chain, cache: Cache) -> Result<Chain, Error> {
-    assemble(host, Some(base.access), true, cache)
+    assemble(host, Some(base), true, cache)
 }
 
-fn assemble(
-    host: Arc<HostFile>,
-    below: Option<FormatAccess<Store>>,
-    write: bool,
-    cache: Cache,
-) -> Result<Chain, Error> {
+fn assemble(host: Arc<HostFile>, below: Option<Chain>, write: bool, cache: Cache) -> Result<Chain, Error> {
     let store = Store::new(&host)?;
     // What is written to the tables is safe before what builds on it is written. That holds for the tables
     // only: the guest's data has its flushes.
@@ -83,8 +84,9 @@ fn assemble(
         return Err(Error::DataFile(host.path().to_owned()));
     }
     driver.set_data_file(write.then_some(data));
-    driver.set_backing(below);
-    Ok(Chain { host, access: FormatAccess::new(driver) })
+    let (below, backing) = below.map(Chain::files).unzip();
+    driver.set_backing(backing);
+    Ok(Chain { host, below: below.unwrap_or_default(), access: FormatAccess::new(driver) })
 }
 
 /// Writes an empty image into an empty file.
@@ -153,6 +155,21 @@ impl Qcow2 {
 
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// The file that is written, and those that it stands on.
+    pub(super) fn files(&self) -> Vec<Arc<HostFile>> {
+        let chain = self.chain.read().unwrap_or_else(PoisonError::into_inner);
+        [vec![Arc::clone(&chain.host)], chain.below.clone()].concat()
+    }
+
+    /// Brings to the file what is not there yet, also of an image that is gone when it is closed.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        match self.rules.readonly {
+            true => Ok(()),
+            false if self.temporary => self.shared(|chain| chain.access.flush()),
+            false => self.flush(),
+        }
     }
 
     fn shared<T>(&self, work: impl FnOnce(&Chain) -> io::Result<T>) -> io::Result<T> {

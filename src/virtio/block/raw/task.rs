@@ -123,6 +123,10 @@ impl Task {
     /// Takes the answer to the call: bytes, or an error's number. Gives the operation's result when there is
     /// nothing left to call.
     pub(in crate::virtio::block) fn returned(&mut self, answer: Result<u64, i32>) -> Option<io::Result<u64>> {
+        if let (Stage::Read(buffers), None) = (&self.stage, &self.bounce) {
+            // Also a call that has failed may have filled some.
+            buffers.mark(answer.unwrap_or(self.left));
+        }
         let more = match answer {
             // The same again.
             Err(libc::EINTR | libc::EAGAIN) => Ok(true),

@@ -1,6 +1,7 @@
 //! Images and engines together, over files of the host's.
 
 mod crash;
+mod dirty;
 mod model;
 mod opening;
 mod overlays;

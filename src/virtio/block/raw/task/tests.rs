@@ -3,7 +3,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, dirty};
 use crate::virtio::block::host::Alignment;
 
 const CAPACITY: u64 = 1 << 20;
@@ -153,4 +153,25 @@ fn what_is_not_on_the_disk_is_refused() {
     let write = Operation::Discard { offset: 0, len: 512 };
     let error = Task::new(write, &readonly).unwrap_err().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
+fn a_read_notes_the_pages_it_may_have_filled_when_the_call_is_done() {
+    let memory = memory();
+    dirty::track(&memory, true);
+    let pages = || dirty::take(&memory).runs().collect::<Vec<_>>();
+    let rules = rules(Cache::Writeback, 1, 1);
+    let buffers = || buffers(&memory, &[(0x1000, 0x2000), (0x8000, 0x2000)]);
+    let mut task = Task::new(Operation::Read { offset: 0, buffers: buffers() }, &rules).unwrap();
+    assert_eq!((told(&task), pages()), (("read", 0, 0x4000), vec![]));
+    assert!(task.returned(Ok(0x1800)).is_none());
+    assert_eq!(pages(), [(1, 2)]);
+    assert!(task.returned(Ok(0x1000)).is_none());
+    assert_eq!(pages(), [(2, 1), (8, 1)]);
+    // Nobody knows what it has filled before it failed.
+    assert!(task.returned(Err(libc::EIO)).unwrap().is_err());
+    assert_eq!(pages(), [(8, 2)]);
+    let mut task = Task::new(Operation::Write { offset: 0, buffers: buffers() }, &rules).unwrap();
+    assert_eq!(task.returned(Ok(0x4000)).unwrap().unwrap(), 0x4000);
+    assert_eq!(pages(), []);
 }

@@ -1,0 +1,115 @@
+//! `identity`: what tells this machine from its copies, for each line that is typed and when the generation
+//! id changes.
+
+use crate::acpi::Acpi;
+use crate::console::{self, print, println};
+use crate::events::{Events, Keyboard, Typed};
+use crate::virtio::mmio::Window;
+use crate::virtio::rng::Entropy;
+use crate::virtio::{Result, device_id, net};
+use crate::{Machine, phys, trap};
+
+/// Random bytes that are shown.
+const RANDOM: u64 = 8;
+/// The context id in a socket device's configuration (VIRTIO 1.2, 5.10.4).
+const GUEST_CID: u32 = 0;
+
+// Its stack frame is no other job's.
+#[inline(never)]
+pub fn run(machine: &mut Machine) {
+    let mark = machine.arena.mark();
+    match watch(machine) {
+        // The device was reset: its memory is free.
+        Ok(()) => machine.arena.rewind(mark),
+        Err(error) => println!("identity error: {error}"),
+    }
+}
+
+fn watch(machine: &mut Machine) -> Result<()> {
+    let mut identity = Identity::find(machine)?;
+    let (events, mut keyboard) = (Events::start(machine, console::IER_DATA_READY), Keyboard::default());
+    identity.print()?;
+    loop {
+        if identity.has_changed() {
+            identity.print()?;
+        }
+        match keyboard.take() {
+            Some(Typed::Byte) => {}
+            Some(Typed::Line) => identity.print()?,
+            Some(Typed::Quit) => break,
+            None => events.wait(),
+        }
+    }
+    events.stop();
+    identity.stop()
+}
+
+/// Where to look for it. The devices are set up, so that it takes but a moment.
+pub struct Identity {
+    generation: Option<u64>,
+    /// The id that was last looked at.
+    seen: Option<[u64; 2]>,
+    entropy: Option<Entropy>,
+    network: Option<Window>,
+    vsock: Option<Window>,
+}
+
+impl Identity {
+    pub fn find(machine: &mut Machine) -> Result<Self> {
+        let dsdt = Acpi::find(machine.boot.rsdp()).and_then(|acpi| acpi.dsdt());
+        let generation = dsdt.and_then(|dsdt| dsdt.generation_id());
+        let device = |id| Window::find(machine, id, 0).ok();
+        let (network, vsock) = (device(device_id::NETWORK), device(device_id::VSOCK));
+        let entropy = match device(device_id::ENTROPY) {
+            Some(_) => Some(Entropy::start(machine, 0)?),
+            None => None,
+        };
+        let mut identity = Identity { generation, seen: None, entropy, network, vsock };
+        identity.has_changed();
+        Ok(identity)
+    }
+
+    /// Whether the generation id is another than the last time.
+    pub fn has_changed(&mut self) -> bool {
+        let read = |at| Some([phys::read64(at)?, phys::read64(at + 8)?]);
+        let now = self.generation.and_then(read);
+        core::mem::replace(&mut self.seen, now) != now
+    }
+
+    pub fn print(&mut self) -> Result<()> {
+        print!("identity generation=");
+        match self.seen {
+            Some(id) => id.iter().flat_map(|half| half.to_le_bytes()).for_each(|byte| print!("{byte:02x}")),
+            None => print!("none"),
+        }
+        print!(" told={} random=", trap::generation_count());
+        match &mut self.entropy {
+            Some(entropy) => {
+                let bytes = entropy.read(RANDOM)?;
+                (0..bytes.length()).for_each(|at| print!("{:02x}", bytes.read8(at)));
+            }
+            None => print!("none"),
+        }
+        print!(" mac=");
+        match self.network {
+            Some(window) => {
+                let mut mac = [0; 6];
+                for (offset, byte) in (net::config::MAC..).zip(&mut mac) {
+                    *byte = window.config8(offset);
+                }
+                super::net::print_mac(mac);
+            }
+            None => print!("none"),
+        }
+        match self.vsock {
+            Some(window) => println!(" cid={}", window.config64(GUEST_CID)),
+            None => println!(" cid=none"),
+        }
+        Ok(())
+    }
+
+    /// Resets the device that was set up.
+    pub fn stop(&self) -> Result<()> {
+        self.entropy.as_ref().map_or(Ok(()), Entropy::stop)
+    }
+}
