@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::Args;
 use serde_json::Value;
 
-use super::terminal;
-use crate::control::{self, Folder, Name, ParseNameError, Request, ask};
+use super::{progress::Progress, terminal};
+use crate::control::{self, Folder, Name, ParseNameError, Request, ask_and_watch};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,7 +34,10 @@ pub(super) struct Ctl {
 
 impl Ctl {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let fields = self.machine.ask(|socket| ask(socket, &self.request))?;
+        let mut bar = Progress::new("the machine");
+        let watch = |done, total| bar.show(done, total);
+        let fields = self.machine.ask(|socket| ask_and_watch(socket, &self.request, watch))?;
+        drop(bar);
         let mut text = String::new();
         if self.json {
             text = format!("{}\n", serde_json::to_string(&fields)?);

@@ -9,6 +9,7 @@ mod ctl;
 mod devices;
 mod doctor;
 mod documents;
+mod progress;
 mod ps;
 mod report;
 mod run;

@@ -133,7 +133,9 @@ fn stats(outcome: &Outcome) -> String {
 fn to_json(outcome: &Outcome) -> Value {
     let timings: serde_json::Map<_, _> = phases(outcome)
         .into_iter()
-        .map(|(name, at, _)| (name.to_lowercase().replace([' ', '-'], "_"), json!(timeline::milliseconds(at))))
+        .map(|(name, at, _)| {
+            (name.to_lowercase().replace([' ', '-'], "_"), json!(timeline::milliseconds(at)))
+        })
         .collect();
     let value = match outcome.reason {
         ExitReason::DebugExit(value) => json!(value),

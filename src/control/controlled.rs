@@ -77,6 +77,7 @@ pub struct Controlled {
     held: Held,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one of it, which is moved a few times in its life")]
 enum Held {
     Here(Machine),
     Lent(Job),
@@ -271,7 +272,9 @@ impl Machine {
                     .map(|id| Ok((id.to_owned(), Value::Object(self.metrics(id)?))))
                     .collect();
                 let mut stats = json!(machine.exits());
-                stats["devices"] = Value::Object(devices?);
+                if let Value::Object(fields) = &mut stats {
+                    fields.insert("devices".to_owned(), Value::Object(devices?));
+                }
                 Ok(stats)
             }
             Self::Paused(machine) => Ok(json!(machine.exits())),

@@ -193,8 +193,15 @@ impl Bench {
         timeline: Arc<Timeline>,
     ) -> VcpuThread {
         let (buses, control) = (Arc::clone(&self.buses), Arc::clone(&self.control));
-        VcpuThread::spawn(Arc::new(Mutex::new(vcpu)), index, buses, control, timeline, Arc::new(ExitCounter::new(false)))
-            .unwrap()
+        VcpuThread::spawn(
+            Arc::new(Mutex::new(vcpu)),
+            index,
+            buses,
+            control,
+            timeline,
+            Arc::new(ExitCounter::new(false)),
+        )
+        .unwrap()
     }
 }
 
