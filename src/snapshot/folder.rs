@@ -5,11 +5,11 @@ mod draft;
 mod error;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 pub use draft::{Draft, remove, sweep};
@@ -17,7 +17,7 @@ pub use error::Error;
 use error::io;
 
 use super::format;
-use super::manifest::{Base, Id, Manifest};
+use super::manifest::{Base, Manifest};
 use crate::state::State;
 
 /// The file of the sections.
@@ -26,8 +26,8 @@ pub const STATE: &str = "state";
 pub const MEMORY: &str = "memory";
 /// The pages that are needed first, if they have been recorded.
 pub const WORKING_SET: &str = "working-set";
-/// How the name of a working set begins that is being written; random digits follow.
-const NEW_WORKING_SET: &str = ".working-set-";
+/// How the name of a working set begins that is being written.
+const NEW_WORKING_SET: &str = "working-set.";
 /// Most snapshots one on top of the other.
 pub const MAX_CHAIN: usize = 64;
 /// How often a directory is opened anew that is replaced meanwhile.
@@ -39,6 +39,7 @@ pub fn is_copy_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     let only = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
     only && name.len() <= 255
+        && !name.starts_with(NEW_WORKING_SET)
         && !name.starts_with('.')
         && !name.contains('\0')
         && ![STATE, MEMORY, WORKING_SET].contains(&name)
@@ -50,9 +51,10 @@ pub fn is_copy_name(name: &str) -> bool {
 pub struct Folder {
     path: PathBuf,
     dir: OwnedFd,
+    format_version: u16,
+    state_len: u64,
     manifest: Manifest,
     state: State,
-    state_len: u64,
     memory: File,
 }
 
@@ -69,29 +71,30 @@ impl Folder {
             match Self::read(path, &dir) {
                 Err(_) if attempt < ATTEMPTS && !is_at(&dir, path) => attempt += 1,
                 Err(error) => return Err(error),
-                Ok((manifest, state, state_len, memory)) => {
-                    return Ok(Self { path: path.to_owned(), dir, manifest, state, state_len, memory });
-                }
+                Ok(folder) => return Ok(folder),
             }
         }
     }
 
-    fn read(path: &Path, dir: &OwnedFd) -> Result<(Manifest, State, u64, File), Error> {
+    fn read(path: &Path, dir: &OwnedFd) -> Result<Self, Error> {
         let bytes = read_state(path, dir)?;
-        let sections =
-            format::decode(&bytes).map_err(|source| Error::State { path: path.join(STATE), source })?;
+        let broken = |source| Error::State { path: path.join(STATE), source };
+        let format_version = format::version(&bytes).map_err(broken)?;
+        let sections = format::decode(&bytes).map_err(broken)?;
         let mut state: State = sections.into_iter().collect();
         let manifest = Manifest::take(&mut state)
             .map_err(|source| Error::Manifest { path: path.join(STATE), source })?;
-        let (memory, found) = open_file(path, dir, MEMORY)?;
-        let expected = manifest.image.size;
-        if found != expected {
-            return Err(Error::MemorySize { path: path.join(MEMORY), expected, found });
-        }
+        let sized = |name: &str, expected| match open_file(path, dir, name)? {
+            (file, found) if found == expected => Ok(file),
+            (_, found) => Err(Error::Size { path: path.join(name), expected, found }),
+        };
+        let memory = sized(MEMORY, manifest.image.size)?;
         for copy in &manifest.disks {
-            open_file(path, dir, &copy.file)?;
+            sized(&copy.file, copy.len)?;
         }
-        Ok((manifest, state, bytes.len() as u64, memory))
+        let dir = dir.try_clone().map_err(|source| io("open", path, source))?;
+        let state_len = bytes.len() as u64;
+        Ok(Self { path: path.to_owned(), dir, format_version, state_len, manifest, state, memory })
     }
 
     /// Where it was opened.
@@ -112,6 +115,12 @@ impl Folder {
         &self.state
     }
 
+    /// The version of the format in which it was written.
+    #[must_use]
+    pub fn format_version(&self) -> u16 {
+        self.format_version
+    }
+
     /// The length of the state file.
     #[must_use]
     pub fn state_len(&self) -> u64 {
@@ -124,7 +133,7 @@ impl Folder {
         &self.memory
     }
 
-    /// Opens one of its files for reading: the copy of a disk.
+    /// Opens one of its files for reading: the copy of a disk, of the length that the manifest says.
     ///
     /// # Errors
     /// It is not there, or not a plain file.
@@ -142,27 +151,6 @@ impl Folder {
             Err(Error::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Keeps a working set in the snapshot, at once or not at all; a former one is gone.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn keep_working_set(&self, bytes: &[u8]) -> Result<(), Error> {
-        self.replace_working_set(bytes).map_err(|source| io("write", &self.path.join(WORKING_SET), source))
-    }
-
-    fn replace_working_set(&self, bytes: &[u8]) -> io::Result<()> {
-        let new = format!("{NEW_WORKING_SET}{}", Id::random()?);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&self.dir, &new, flags, Mode::RUSR | Mode::WUSR)?);
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        let written =
-            written.and_then(|()| Ok(rustix::fs::renameat(&self.dir, &new, &self.dir, WORKING_SET)?));
-        if written.is_err() {
-            let _ = rustix::fs::unlinkat(&self.dir, &new, AtFlags::empty());
-        }
-        written.and_then(|()| Ok(rustix::fs::fsync(&self.dir)?))
     }
 
     /// The snapshots that this one is a diff to, the nearest first; the last of them has all of the memory.
@@ -194,6 +182,11 @@ impl Folder {
             }
             bases.push(folder);
         }
+    }
+
+    /// The error of a system call on it.
+    pub(super) fn failed(&self, what: &'static str, source: io::Error) -> Error {
+        io(what, &self.path, source)
     }
 
     /// Whether it is the directory at this path.

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -127,6 +129,36 @@ pub struct DiskCopy {
     pub device: String,
     /// The name of the file.
     pub file: String,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Its CRC-32.
+    pub crc: u32,
+}
+
+impl DiskCopy {
+    /// Describes a copy that has been written to this file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of(device: &str, name: &str, file: &File) -> io::Result<Self> {
+        let (len, crc) = Self::sum(file)?;
+        Ok(Self { device: device.to_owned(), file: name.to_owned(), len, crc })
+    }
+
+    /// The length and the CRC-32 of a file.
+    pub(super) fn sum(file: &File) -> io::Result<(u64, u32)> {
+        let (mut len, mut hasher) = (0, crc32fast::Hasher::new());
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read_at(&mut buffer, len)? {
+                0 => return Ok((len, hasher.finalize())),
+                read => {
+                    hasher.update(buffer.get(..read).unwrap_or_default());
+                    len += read as u64;
+                }
+            }
+        }
+    }
 }
 
 saved! {
@@ -314,7 +346,7 @@ impl Manifest {
             _ => {}
         }
         let (mut devices, mut files) = (HashSet::new(), HashSet::new());
-        for DiskCopy { device, file } in &self.disks {
+        for DiskCopy { device, file, .. } in &self.disks {
             if !folder::is_copy_name(file) {
                 return impossible(format!("'{file}' is no name for the copy of a disk"));
             }

@@ -2,7 +2,9 @@
 
 pub mod folder;
 pub mod format;
+pub mod info;
 pub mod manifest;
+pub mod verify;
 
 #[cfg(test)]
 mod testing;

@@ -55,9 +55,9 @@ pub enum Error {
         /// What is wrong.
         source: manifest::Error,
     },
-    /// The memory has another size.
+    /// A file has another size.
     #[error("{path} has {found} bytes instead of {expected}: copy the snapshot again, or make a new one")]
-    MemorySize {
+    Size {
         /// The file.
         path: PathBuf,
         /// What it should have.

@@ -1,9 +1,10 @@
 mod full;
 mod killed;
 
+use std::collections::HashSet;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::thread;
 
 use tempfile::{TempDir, tempdir};
 
@@ -25,6 +26,11 @@ fn first_byte(folder: &Folder) -> u8 {
     byte[0]
 }
 
+/// The empty copy of a disk.
+fn disk_copy() -> DiskCopy {
+    DiskCopy { device: "disk0".into(), file: "disk0.qcow2".into(), len: 0, crc: 0 }
+}
+
 /// An error and what is below it, in one line.
 fn told(error: &Error) -> String {
     let mut text = error.to_string();
@@ -44,7 +50,7 @@ fn open_error(path: &Path) -> Error {
 fn what_is_saved_is_opened() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("snap");
-    let copy = DiskCopy { device: "disk0".into(), file: "disk0.qcow2".into() };
+    let copy = disk_copy();
     let saved = Manifest { disks: vec![copy], ..manifest(3) };
     save(&path, 3, &saved).unwrap();
     let folder = Folder::open(&path).unwrap();
@@ -70,7 +76,9 @@ fn a_snapshot_is_replaced_and_the_open_one_stays() {
     let path = dir.path().join("snap");
     save(&path, 1, &manifest(1)).unwrap();
     let old = Folder::open(&path).unwrap();
-    old.keep_working_set(b"pages").unwrap();
+    assert!(old.working_set().unwrap().is_none());
+    fs::write(path.join(WORKING_SET), b"pages").unwrap();
+    assert_eq!(old.working_set().unwrap().unwrap().metadata().unwrap().len(), 5);
     save(&path, 2, &manifest(2)).unwrap();
     let new = Folder::open(&path).unwrap();
     assert_eq!((first_byte(&old), first_byte(&new)), (1, 2));
@@ -86,6 +94,30 @@ fn a_snapshot_is_replaced_and_the_open_one_stays() {
     fs::write(path.join(STATE), &state(&manifest(3))[..20]).unwrap();
     save(&path, 4, &manifest(4)).unwrap();
     assert_eq!(first_byte(&Folder::open(&path).unwrap()), 4);
+}
+
+/// Whoever opens a snapshot while it is replaced gets all of one.
+#[test]
+fn opening_and_replacing_do_not_meet() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("snap");
+    save(&path, 0, &manifest(0)).unwrap();
+    let mut opened = HashSet::new();
+    thread::scope(|scope| {
+        let saver = scope.spawn(|| {
+            for number in 1..40 {
+                save(&path, number, &manifest(number)).unwrap();
+            }
+        });
+        while !saver.is_finished() {
+            let folder = Folder::open(&path).unwrap();
+            let number = first_byte(&folder);
+            assert_eq!(folder.manifest().image, manifest(number).image);
+            opened.insert(number);
+        }
+    });
+    assert!(opened.len() > 5, "{opened:?}");
+    assert_eq!(names(dir.path()), ["snap"]);
 }
 
 #[test]
@@ -130,9 +162,10 @@ fn what_is_no_snapshot_is_neither_replaced_nor_removed() {
 fn a_removed_snapshot_is_gone() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("snap");
-    let copy = DiskCopy { device: "disk0".into(), file: "disk0.qcow2".into() };
+    let copy = disk_copy();
     save(&path, 1, &Manifest { disks: vec![copy], ..manifest(1) }).unwrap();
-    Folder::open(&path).unwrap().keep_working_set(b"pages").unwrap();
+    fs::write(path.join(WORKING_SET), b"pages").unwrap();
+    fs::write(path.join("working-set.17.new"), b"pag").unwrap();
     remove(&path).unwrap();
     assert!(names(dir.path()).is_empty());
     assert!(matches!(open_error(&path), Error::NoSnapshot(_)));
@@ -163,7 +196,7 @@ fn a_draft_that_is_dropped_or_refused_leaves_nothing() {
         error
     };
     assert!(matches!(commit(None, None, &good), Error::Missing { .. }));
-    assert!(matches!(commit(Some(SIZE - 4096), None, &good), Error::MemorySize { found: 0xff_f000, .. }));
+    assert!(matches!(commit(Some(SIZE - 4096), None, &good), Error::Size { found: 0xff_f000, .. }));
     assert!(matches!(commit(Some(SIZE), Some("else"), &good), Error::Foreign { .. }));
     assert!(matches!(commit(Some(SIZE), None, &good[..100]), Error::State { .. }));
     assert!(matches!(commit(Some(SIZE), None, &format::encode(&[]).unwrap()), Error::Manifest { .. }));
@@ -197,7 +230,7 @@ fn drafts_of_the_dead_are_removed_and_no_others() {
 fn what_is_missing_or_something_else_is_named() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("snap");
-    let copy = DiskCopy { device: "disk0".into(), file: "disk0.qcow2".into() };
+    let copy = disk_copy();
     let saved = Manifest { disks: vec![copy], ..manifest(1) };
     let fresh = || {
         let _ = fs::remove_dir_all(&path);
@@ -231,25 +264,9 @@ fn what_is_missing_or_something_else_is_named() {
     assert!(matches!(open_error(&path), Error::State { source, .. } if source == too_large));
     fresh();
     File::options().write(true).open(path.join(MEMORY)).unwrap().set_len(SIZE + 1).unwrap();
-    assert!(matches!(open_error(&path), Error::MemorySize { .. }));
+    assert!(matches!(open_error(&path), Error::Size { .. }));
     assert!(matches!(open_error(&path.join(STATE)), Error::NotADirectory(_)));
     assert!(matches!(open_error(&dir.path().join("none")), Error::NoSnapshot(_)));
-}
-
-#[test]
-fn a_working_set_is_kept_and_replaced() {
-    let dir = tempdir().unwrap();
-    let path = dir.path().join("snap");
-    save(&path, 1, &manifest(1)).unwrap();
-    let folder = Folder::open(&path).unwrap();
-    assert!(folder.working_set().unwrap().is_none());
-    for bytes in [&b"first"[..], b"2"] {
-        folder.keep_working_set(bytes).unwrap();
-        let mut kept = Vec::new();
-        folder.working_set().unwrap().unwrap().read_to_end(&mut kept).unwrap();
-        assert_eq!(kept, bytes);
-    }
-    assert_eq!(names(&path), ["memory", "state", "working-set"]);
 }
 
 /// A directory with a chain of snapshots: `0` is whole, and each of the others a diff to the one before.

@@ -12,7 +12,7 @@ fn run(first: u64, count: u64, zero: bool) -> Run {
 }
 
 fn copy(device: &str, file: &str) -> DiskCopy {
-    DiskCopy { device: device.into(), file: file.into() }
+    DiskCopy { device: device.into(), file: file.into(), len: 3, crc: 0x3524_41c2 }
 }
 
 fn full() -> Manifest {
@@ -72,8 +72,22 @@ fn what_contradicts_itself_is_refused() {
         let error = there_and_back(manifest).unwrap_err();
         assert!(matches!(error, Error::Impossible(_)), "{index}: {error:?}");
     }
-    for name in ["", ".", "..", "/", "a/b", "/a", "a/", "../a", ".a", "a\0", "state", "memory", "working-set"]
-    {
+    for name in [
+        "working-set.1",
+        "",
+        ".",
+        "..",
+        "/",
+        "a/b",
+        "/a",
+        "a/",
+        "../a",
+        ".a",
+        "a\0",
+        "state",
+        "memory",
+        "working-set",
+    ] {
         let error = there_and_back(&with_disks(&[copy("a", name)])).unwrap_err();
         assert!(matches!(error, Error::Impossible(_)), "'{name}': {error:?}");
     }
@@ -170,5 +184,5 @@ fn version_1_is_these_bytes() {
     let cpuid = [1, 7, 1, 1, 16, 0, 0x80, 1, 0xff, 0xff, 0xff, 0xff, 15];
     let rest = [&[1, 14][..], b"KVM_CAP_XSAVE2", &[0x88, 21, 0xa0, 0xcb, 0x98, 1, 7], b"6.18.44"].concat();
     golden(&host(), &[&[12][..], b"GenuineIntel", &[6, 106], &cpuid, &rest].concat());
-    golden(&Disks { copies: vec![copy("d", "f")] }, &[1, 1, b'd', 1, b'f']);
+    golden(&Disks { copies: vec![copy("d", "f")] }, &[1, 1, b'd', 1, b'f', 3, 0xc2, 0x83, 0x91, 0xa9, 3]);
 }

@@ -1,10 +1,10 @@
 //! A process that saves is killed at any instant.
 
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::snapshot::manifest::Id;
 
 /// Where the process saves, if it is that process.
 const TARGET: &str = "BANTAM_TEST_SAVE_TO";
