@@ -7,8 +7,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bantam::config::{MachineConfig, Size};
+use bantam::memory::Run;
 use bantam::snapshot::format::{self, decode, encode};
-use bantam::snapshot::manifest::{Base, CpuidLeaf, DiskCopy, Host, Id, Image, Manifest, Run};
+use bantam::snapshot::manifest::{Base, DiskCopy, Host, Id, Image, Manifest};
 use bantam::state::{Section, State};
 
 /// What the largest request was.
@@ -64,16 +65,7 @@ fn file(sections: u32, table_len: u32, len: u64, rest: &[u8]) -> Vec<u8> {
 fn whole() -> Vec<Section> {
     let config = MachineConfig { memory: Size::mib(16), ..MachineConfig::default() };
     let runs = Some(vec![Run { first: 3, count: 5, zero: false }]);
-    let leaf = CpuidLeaf { function: 1, index: 0, flags: 0, eax: 1, ebx: 2, ecx: 3, edx: 4 };
-    let host = Host {
-        vendor: "vendor".into(),
-        family: 6,
-        model: 1,
-        cpuid: vec![leaf],
-        capabilities: [("KVM_CAP_XSAVE2".to_owned(), 4096)].into(),
-        tsc_khz: 1,
-        kernel: "6.1".into(),
-    };
+    let host = Host { vendor: "vendor".into(), family: 6, model: 1, tsc_khz: 1, kernel: "6.1".into() };
     let image = Image { size: 16 << 20, chunks: vec![0; 16], runs };
     let manifest = Manifest {
         base: Some(Base { path: "../base".into(), id: Id([1; 16]) }),

@@ -16,11 +16,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::linux::{Jobs, PATIENCE, boot, devices, linux};
+use bantam::config::{Devices, MachineConfig, Size, parse_options};
+use common::linux::{CMDLINE, Jobs, PATIENCE, boot, devices, linux};
+use common::live::{Live, word};
 use common::netns::{in_network_of_its_own, ip};
 use common::peer::{connect_vsock, dial, echo, pattern, sum};
 use common::process::{Process, bantam, finish, start};
-use common::{Screen, number, skip};
+use common::{Screen, config, kvm, number, skip};
 
 /// Whether these programs are there, or a printed reason why the test is skipped.
 fn tools(programs: &[&str]) -> Option<()> {
@@ -401,4 +403,40 @@ fn random_numbers_a_second_console_and_a_balloon() {
     assert_eq!(totals, [totals[0], totals[0] - BALLOON, totals[0]], "{}", ended.stdout);
     let random = ended.stdout.lines().find_map(|line| line.split_once(" data=")).unwrap().1.trim();
     assert!(random.len() == 128 && random.bytes().any(|digit| digit != random.as_bytes()[0]), "{random}");
+}
+
+/// What a copy is told, without a copy: the driver finds the id, hears of a new one, and the kernel's random
+/// numbers start anew; while all else goes on, files on a disk among it.
+#[test]
+fn a_new_generation_is_noticed_and_nothing_else_changes() {
+    let Some(linux) = linux() else { return };
+    let Some(kvm) = kvm() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let disk = parse_options(&format!("path={}", root(&linux, folder.path()).display())).unwrap();
+    let settings = "quiet bantam.init=devices bantam.jobs=live";
+    let config = MachineConfig {
+        cpus: 2,
+        memory: Size::mib(64),
+        kernel: Some(linux.join("vmlinux")),
+        initrd: Some(linux.join("devices.cpio")),
+        devices: Devices { disk: vec![disk], ..Devices::default() },
+        ..config(&format!("{settings} {}", CMDLINE.trim().replace("noreplace-smp", "")))
+    };
+    let mut live = Live::start(&kvm, config).patient(PATIENCE);
+    live.line("vmgenid BANT0001:00");
+    let mut seen = vec![word(&live.line("identity random="), "random").to_owned()];
+    for _ in 0..2 {
+        live.line("steady cpu=1 round=");
+        live.paused(|machine| machine.renew_generation().unwrap());
+        live.line("identity kernel said: random: crng reseeded due to virtual machine fork");
+        let line = live.line("identity random=");
+        let random = word(&line, "random");
+        assert!(random.len() == 32 && !seen.contains(&random.to_owned()), "{line}");
+        seen.push(random.to_owned());
+    }
+    live.line("steady cpu=0 round=");
+    let text = live.end("end\n");
+    assert!(text.contains("live: ok"), "{text}");
+    let steady: Vec<_> = text.lines().filter(|line| line.starts_with("steady cpu=")).collect();
+    assert!(steady.iter().all(|line| number(line, "wrong") == 0), "{text}");
 }

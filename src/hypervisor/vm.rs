@@ -126,7 +126,7 @@ impl Vm {
     }
 
     /// Has KVM and the VMM note which pages change, or no longer. Begins with none; what is on stays on.
-    /// The devices must not be at work, as [`dirty::track`] says; vCPUs may run, but wait for it.
+    /// Devices may not be at work meanwhile, as [`dirty::track`] says; vCPUs may run.
     ///
     /// # Errors
     /// KVM refuses; nothing is noted then.

@@ -374,6 +374,24 @@ macro_rules! of_both_states {
                     self.parts.layers.as_deref()
                 }
 
+                /// The moment since which changes are known.
+                #[must_use]
+                pub fn tracked_since(&self) -> Option<u128> {
+                    self.parts.basis.mark
+                }
+
+                /// The pages that have changed since the moment `mark`. They are the same, and more, the next time.
+                ///
+                /// # Errors
+                /// It is not known, or KVM does not tell.
+                pub fn changed_since(&mut self, mark: u128) -> Result<&DirtyPages, Error> {
+                    if self.parts.basis.mark != Some(mark) {
+                        return Err(Error::Basis);
+                    }
+                    self.parts.take_dirty()?;
+                    Ok(&self.parts.basis.changed)
+                }
+
                 /// The names of the virtio devices.
                 pub fn device_names(&self) -> impl Iterator<Item = &str> {
                     self.parts.devices.iter().map(|(name, _)| name.as_str())

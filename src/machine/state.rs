@@ -102,31 +102,13 @@ impl PausedMachine {
     pub fn track_since(&mut self, mark: u128) -> Result<(), Error> {
         self.parts.track_since(mark)
     }
-
-    /// The moment since which changes are known.
-    #[must_use]
-    pub fn tracked_since(&self) -> Option<u128> {
-        self.parts.basis.mark
-    }
-
-    /// The pages that have changed since the moment `mark`. They are the same, and more, the next time.
-    ///
-    /// # Errors
-    /// It is not known, or KVM does not tell.
-    pub fn changed_since(&mut self, mark: u128) -> Result<&DirtyPages, Error> {
-        if self.parts.basis.mark != Some(mark) {
-            return Err(Error::Basis);
-        }
-        self.parts.take_dirty()?;
-        Ok(&self.parts.basis.changed)
-    }
 }
 
 /// Since when it is known which pages have changed, and those that were taken from the log so far.
 #[derive(Default)]
 pub(super) struct Basis {
-    mark: Option<u128>,
-    changed: DirtyPages,
+    pub(super) mark: Option<u128>,
+    pub(super) changed: DirtyPages,
 }
 
 /// What a machine was when it was saved.

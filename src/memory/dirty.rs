@@ -182,8 +182,8 @@ impl Bitmap for LogSlice<'_> {
 /// Turns the VMM's log on, with no page in it, or off; on or off already, it stays as it is. Clones of the
 /// memory have the same log.
 ///
-/// No device may be at work meanwhile, as in a paused machine: a write that has begun might look for the
-/// log before it is on, and be copied after it has.
+/// No device may be at work while it is turned on, as in a paused machine: a processor may look at the flag
+/// before others see what it has written, and a copy that is made in between would lack that for good.
 pub fn track(memory: &GuestMemory, on: bool) {
     for region in memory.iter() {
         let log = MmapRegion::bitmap(region);

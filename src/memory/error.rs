@@ -36,6 +36,9 @@ pub enum Error {
     /// Memory cannot be read.
     #[error("a page of memory cannot be read: the file that it was restored from is cut short or damaged")]
     Unreadable(#[source] io::Error),
+    /// Whoever was told how far it was did not want the rest.
+    #[error("it was given up")]
+    GivenUp,
     /// The image cannot be read.
     #[error("cannot read the image of the memory")]
     Read(#[source] io::Error),

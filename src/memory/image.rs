@@ -4,7 +4,7 @@
 mod merge;
 mod sums;
 
-use std::fs::File;
+use std::fs::{File, FileTimes};
 use std::io;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
@@ -12,7 +12,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
 use super::host::{self, Pagemap};
 use super::layers::{Layers, Run};
 use super::layout::PAGE_SIZE;
-use super::{Error, GuestMemory, GuestSlice, parts, size};
+use super::{Error, GuestMemory, GuestSlice, Progress, parts, report, size};
 
 pub use merge::merge;
 pub use sums::{CHUNK, checksums, verify};
@@ -20,20 +20,11 @@ pub use sums::{CHUNK, checksums, verify};
 /// Bytes that are written between two reports of progress.
 const STEP: u64 = 4 << 20;
 
-/// What has been written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// The bytes that went into the file; zeroes do not.
-    pub bytes: u64,
-    /// The pages that were looked at, in order.
-    pub runs: Vec<Run>,
-}
-
 /// Writes all of a memory. The file's former contents are gone; every page that is not written is a hole.
 ///
 /// A page that the guest never touched is not touched by this either. `layers` are those that the memory was
-/// restored from: its pages that are still only in their files come from there. `progress` is told how many
-/// bytes are done, and of how many.
+/// restored from: its pages that are still only in their files come from there. Gives the bytes that went into
+/// the file; zeroes do not.
 ///
 /// # Errors
 /// The host does not say which pages there are, or the file cannot be written.
@@ -41,15 +32,15 @@ pub fn write(
     memory: &GuestMemory,
     layers: Option<&Layers>,
     file: &File,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Written, Error> {
+    progress: Progress<'_>,
+) -> Result<u64, Error> {
     file.set_len(0).map_err(Error::Write)?;
     let runs = touched(memory, layers)?;
     Writer::new(memory, file, false)?.all(&runs, progress)
 }
 
 /// Writes these pages, runs of (first, count), and leaves the rest of the file as it is: holes, if it is new.
-/// Pages that are zeroes become holes.
+/// Pages that are zeroes become holes. Gives the bytes that went into the file.
 ///
 /// The guest may run meanwhile. A page that it writes at the same time may be half old and half new, and has
 /// to be written again.
@@ -60,9 +51,44 @@ pub fn write_pages(
     memory: &GuestMemory,
     runs: &[(u64, u64)],
     file: &File,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Written, Error> {
+    progress: Progress<'_>,
+) -> Result<u64, Error> {
     Writer::new(memory, file, true)?.all(runs, progress)
+}
+
+/// These pages, in order and each once, as they are in a file: those in its holes are zeroes.
+///
+/// # Errors
+/// The host does not say where the holes are.
+pub fn runs(file: &File, pages: &[(u64, u64)]) -> Result<Vec<Run>, Error> {
+    let mut runs = Vec::new();
+    for (first, count) in union(pages.to_vec()) {
+        let end = first + count;
+        let mut next = first;
+        for data in host::data(file, first * PAGE_SIZE..end * PAGE_SIZE).map_err(Error::Read)? {
+            let (start, behind) = (data.start / PAGE_SIZE, data.end.div_ceil(PAGE_SIZE).min(end));
+            runs.extend((next < start).then(|| Run { first: next, count: start - next, zero: true }));
+            runs.push(Run { first: start, count: behind - start, zero: false });
+            next = behind;
+        }
+        runs.extend((next < end).then(|| Run { first: next, count: end - next, zero: true }));
+    }
+    Ok(runs)
+}
+
+/// Makes a copy of a file that has its holes and its times, by sharing blocks where the file system can.
+///
+/// # Errors
+/// One of the files cannot be read or written.
+pub fn copy(from: &File, to: &File) -> io::Result<()> {
+    let metadata = from.metadata()?;
+    if rustix::fs::ioctl_ficlone(to, from).is_err() {
+        to.set_len(metadata.len())?;
+        for range in host::data(from, 0..metadata.len())? {
+            host::copy(from, to, range)?;
+        }
+    }
+    to.set_times(FileTimes::new().set_modified(metadata.modified()?))
 }
 
 /// The runs of pages that may be anything but zeroes.
@@ -105,16 +131,16 @@ struct Writer<'a> {
     file: &'a File,
     /// The file may have data where there are zeroes now.
     punch: bool,
-    written: Written,
+    bytes: u64,
 }
 
 impl<'a> Writer<'a> {
     fn new(memory: &'a GuestMemory, file: &'a File, punch: bool) -> Result<Self, Error> {
         file.set_len(size(memory)).map_err(Error::Write)?;
-        Ok(Self { memory, file, punch, written: Written::default() })
+        Ok(Self { memory, file, punch, bytes: 0 })
     }
 
-    fn all(mut self, runs: &[(u64, u64)], progress: &mut dyn FnMut(u64, u64)) -> Result<Written, Error> {
+    fn all(mut self, runs: &[(u64, u64)], progress: Progress<'_>) -> Result<u64, Error> {
         let total = runs.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count));
         let total = total.saturating_mul(PAGE_SIZE);
         let mut done = 0;
@@ -131,10 +157,10 @@ impl<'a> Writer<'a> {
                 }
                 done += next - at;
                 at = next;
-                progress(done, total);
+                report(progress, done, total)?;
             }
         }
-        Ok(self.written)
+        Ok(self.bytes)
     }
 
     fn slice(&mut self, at: u64, slice: &GuestSlice<'_>) -> io::Result<()> {
@@ -150,23 +176,13 @@ impl<'a> Writer<'a> {
             let (at, len) = (at + start as u64, part.len() as u64);
             if !zero {
                 host::write_at(self.file, &part, at)?;
-                self.written.bytes += len;
+                self.bytes += len;
             } else if self.punch {
                 host::punch(self.file, at, len)?;
             }
-            self.note(Run { first: at / PAGE_SIZE, count: len / PAGE_SIZE, zero });
             start = end;
         }
         Ok(())
-    }
-
-    fn note(&mut self, run: Run) {
-        match self.written.runs.last_mut() {
-            Some(last) if last.zero == run.zero && last.first + last.count == run.first => {
-                last.count += run.count;
-            }
-            _ => self.written.runs.push(run),
-        }
     }
 }
 

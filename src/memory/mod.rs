@@ -12,7 +12,7 @@ mod layers;
 pub mod layout;
 mod working_set;
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, VolatileSlice};
@@ -35,6 +35,16 @@ pub type GuestSlice<'m> = vm_memory::VolatileSlice<'m, LogSlice<'m>>;
 
 /// A region of it.
 type Region = <GuestMemory as GuestMemoryBackend>::R;
+
+/// Is told how many bytes are done, and of how many. A break means that nobody wants the rest.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+fn report(progress: Progress<'_>, done: u64, total: u64) -> Result<(), Error> {
+    match progress(done, total) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::GivenUp),
+    }
+}
 
 /// Below this address memory keeps small pages: a guest that only says hello touches a few pages
 /// here, and a huge page would be cleared for each.

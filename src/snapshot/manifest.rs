@@ -1,7 +1,7 @@
 //! What a snapshot says of itself: which one it is, of which machine, on which host, and what its other
 //! files hold.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -15,13 +15,14 @@ use thiserror::Error;
 
 use super::folder;
 use crate::config::MachineConfig;
+use crate::hypervisor::VcpuState;
+use crate::memory::Run;
+use crate::memory::image::CHUNK;
 use crate::memory::layout::PAGE_SIZE;
 use crate::state::{self, State, saved};
 
 /// Whose the sections are that are about the snapshot itself.
 pub const OWNER: &str = "snapshot";
-/// How much of guest memory each checksum is of.
-pub const CHUNK: u64 = 1 << 20;
 
 /// Which snapshot it is: 128 bits that no other one has, written as 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,11 +39,17 @@ impl Id {
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
         Ok(Self(bytes))
     }
+
+    /// The same as a number.
+    #[must_use]
+    pub fn number(self) -> u128 {
+        u128::from_be_bytes(self.0)
+    }
 }
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+        write!(f, "{:032x}", self.number())
     }
 }
 
@@ -90,36 +97,6 @@ pub struct Base {
     pub path: PathBuf,
     /// Its id.
     pub id: Id,
-}
-
-/// Pages of a diff, one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
-    /// The first one, by its place in the image.
-    pub first: u64,
-    /// How many.
-    pub count: u64,
-    /// All are zero: the image has a hole here, and the base's pages do not show through.
-    pub zero: bool,
-}
-
-/// A leaf of CPUID as the guest has been given it (`struct kvm_cpuid_entry2`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CpuidLeaf {
-    /// The leaf.
-    pub function: u32,
-    /// The sub-leaf, where `flags` says that there are several.
-    pub index: u32,
-    /// `KVM_CPUID_FLAG_*`.
-    pub flags: u32,
-    /// The answer.
-    pub eax: u32,
-    /// The answer.
-    pub ebx: u32,
-    /// The answer.
-    pub ecx: u32,
-    /// The answer.
-    pub edx: u32,
 }
 
 /// The copy of a disk's overlay that lies beside the state.
@@ -198,7 +175,7 @@ saved! {
 }
 
 saved! {
-    "host", version 1, fingerprint 822662886;
+    "host", version 1, fingerprint 1681092053;
     /// Where the snapshot was made, as far as it matters to where it can be restored.
     #[derive(Eq)]
     pub struct Host {
@@ -208,11 +185,6 @@ saved! {
         pub family: u32,
         /// The processor's model.
         pub model: u32,
-        /// What the guest has been told of its processor.
-        pub cpuid: Vec<CpuidLeaf>,
-        /// KVM's capabilities that the state depends on, by their names in `linux/kvm.h`, and what KVM
-        /// answered to each.
-        pub capabilities: BTreeMap<String, u32>,
         /// The frequency of the guest's time-stamp counters.
         pub tsc_khz: u32,
         /// The release of the host's kernel, for information only.
@@ -226,6 +198,26 @@ saved! {
     #[derive(Eq)]
     struct Disks {
         copies: Vec<DiskCopy>,
+    }
+}
+
+impl Host {
+    /// The host of a vCPU.
+    #[must_use]
+    pub fn of(vcpu: &VcpuState) -> Self {
+        let leaf = |number| vcpu.cpuid.iter().find(|leaf| leaf.function == number);
+        let vendor = leaf(0).map_or([0; 3], |leaf| [leaf.ebx, leaf.edx, leaf.ecx]).map(u32::to_le_bytes);
+        // Intel SDM volume 2A, CPUID leaf 1: the extended fields count where the others are full.
+        let eax = leaf(1).map_or(0, |leaf| leaf.eax);
+        let (family, model) = (eax >> 8 & 0xf, eax >> 4 & 0xf);
+        let extended = [6, 15].contains(&family);
+        Self {
+            vendor: String::from_utf8_lossy(vendor.as_flattened()).into_owned(),
+            family: if family == 15 { family + (eax >> 20 & 0xff) } else { family },
+            model: if extended { model + (eax >> 12 & 0xf0) } else { model },
+            tsc_khz: vcpu.tsc_khz,
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        }
     }
 }
 

@@ -1,10 +1,22 @@
 //! Snapshots: a machine on disk, as a directory of files. `docs/snapshot-format.md` describes every byte.
 
+mod error;
 pub mod folder;
 pub mod format;
 pub mod info;
+mod live;
 pub mod manifest;
+mod open;
+mod take;
 pub mod verify;
+
+pub use error::Error;
+pub use live::{Live, Lost, save_running};
+pub use manifest::Id;
+pub use open::{Restoring, Snapshot};
+pub use take::{Options, Saved, Taken};
+
+use crate::memory::Progress;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::folder::{Draft, Error, MEMORY};
 use super::format;
-use super::manifest::{Base, CHUNK, CpuidLeaf, Host, Id, Image, Manifest};
+use super::manifest::{Base, Host, Id, Image, Manifest};
 use crate::config::{MachineConfig, Size};
+use crate::memory::image::CHUNK;
 use crate::state::{Section, State};
 
 /// The memory of the snapshots that this makes.
@@ -18,8 +19,6 @@ pub(super) fn host() -> Host {
         vendor: "GenuineIntel".into(),
         family: 6,
         model: 106,
-        cpuid: vec![CpuidLeaf { function: 7, index: 1, flags: 1, eax: 16, ebx: 0, ecx: 128, edx: u32::MAX }],
-        capabilities: [("KVM_CAP_XSAVE2".to_owned(), 2696)].into(),
         tsc_khz: 2_500_000,
         kernel: "6.18.44".into(),
     }

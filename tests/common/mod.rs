@@ -13,6 +13,7 @@
 )]
 
 pub mod linux;
+pub mod live;
 pub mod netns;
 pub mod peer;
 pub mod process;

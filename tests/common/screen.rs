@@ -49,6 +49,11 @@ impl Screen {
         String::from_utf8_lossy(&self.bytes()).into_owned()
     }
 
+    /// Up to which byte somebody has waited for it.
+    pub fn seen(&self) -> usize {
+        self.0.state.lock().unwrap().seen
+    }
+
     /// Waits for `text` behind what was last waited for.
     pub fn wait_for(&self, text: &str) {
         self.wait_for_bytes(text.as_bytes(), PATIENCE);

@@ -83,6 +83,10 @@ pub fn employ(machine: &mut Machine, topology: &Topology, work: extern "sysv64" 
     start_others(machine, topology, apic::id());
 }
 
+pub fn is_online(id: u8) -> bool {
+    ONLINE[usize::from(id)].load(Ordering::Acquire)
+}
+
 fn start_others(machine: &mut Machine, topology: &Topology, own: u8) {
     let others = || topology.cpus().iter().copied().filter(|&id| id != own);
     let started = others().count() as u32;

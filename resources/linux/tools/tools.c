@@ -20,10 +20,12 @@ static const struct {
 	{ "console", console, "DEVICE [SECONDS]        answer each line typed there; `end` ends" },
 	{ "dial", dial, "tcp:ADDRESS:PORT|vsock:CID:PORT [KIB [SEED]]   send, half-close, receive" },
 	{ "hwrng", hwrng, "[DEVICE [BYTES]]        print random bytes" },
+	{ "identity", identity, "[INTERFACE]          print random bytes and addresses for each line typed; `end` ends" },
 	{ "listen", listens, "tcp:PORT|vsock:PORT [CONNECTIONS]   send all that is received back" },
 	{ "memory", memory, "SECONDS [STEP_KIB]      print the memory's size when it has changed" },
 	{ "offload", offload, "INTERFACE [on|off]      switch checksum and segmentation offloads" },
 	{ "pattern", pattern, "FILE KIB [SEED]         write a file of pseudo-random bytes" },
+	{ "steady", steady, "ROUNDS KIB SEED FILE...   write and read files on each CPU; 0 rounds are for ever" },
 	{ "verify", verify, "DEVICE [MIB [KIB [SEED [write|check]]]]   random writes, read back" },
 };
 #define COMMAND_COUNT (sizeof COMMANDS / sizeof *COMMANDS)

@@ -13,10 +13,12 @@
 int console(int count, char **words);
 int dial(int count, char **words);
 int hwrng(int count, char **words);
+int identity(int count, char **words);
 int listens(int count, char **words);
 int memory(int count, char **words);
 int offload(int count, char **words);
 int pattern(int count, char **words);
+int steady(int count, char **words);
 int verify(int count, char **words);
 
 // Prints a line that starts with `failed`, with errno's text if it is not 0, and exits with 1.

@@ -3,17 +3,17 @@
 use std::fs::File;
 
 use super::super::layers::{Layers, Source};
-use super::super::{Error, host};
+use super::super::{Error, Progress, host, report};
 use super::STEP;
 
 /// Writes what layers come to as one image that needs none of them, and says how many bytes went into it.
-/// The file's former contents are gone. `progress` is told how many bytes are done, and of how many.
+/// The file's former contents are gone.
 ///
 /// Where the file system can, the new file shares what it has with the layers.
 ///
 /// # Errors
 /// A layer cannot be read, or the file cannot be written.
-pub fn merge(layers: &Layers, to: &File, progress: &mut dyn FnMut(u64, u64)) -> Result<u64, Error> {
+pub fn merge(layers: &Layers, to: &File, progress: Progress<'_>) -> Result<u64, Error> {
     to.set_len(0).and_then(|()| to.set_len(layers.size().bytes())).map_err(Error::Write)?;
     layers.check_lengths()?;
     let mut work = Vec::new();
@@ -33,7 +33,7 @@ pub fn merge(layers: &Layers, to: &File, progress: &mut dyn FnMut(u64, u64)) -> 
             host::copy(file, to, at..next).map_err(Error::Write)?;
             done += next - at;
             at = next;
-            progress(done, total);
+            report(progress, done, total)?;
         }
     }
     Ok(done)

@@ -6,24 +6,24 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use super::super::{Error, host};
+use super::super::{Error, Progress, host, report};
 
 /// Bytes that have a checksum together; the last of them may be fewer.
 pub const CHUNK: u64 = 1 << 20;
 
 /// The checksums of a file: the CRC-32 (that of IEEE 802.3) of each [`CHUNK`], in order. Holes count as the
-/// zeroes they stand for, and cost nothing. `progress` is told how many bytes are done, and of how many.
+/// zeroes they stand for, and cost nothing.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn checksums(file: &File, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<u32>, Error> {
+pub fn checksums(file: &File, progress: Progress<'_>) -> Result<Vec<u32>, Error> {
     let sums = Sums::new(file).map_err(Error::Read)?;
     let len = sums.len;
     let sums = (1..).zip(sums).map(|(chunks, sum): (u64, _)| {
-        progress(len.min(chunks * CHUNK), len);
-        sum
+        report(progress, len.min(chunks * CHUNK), len)?;
+        sum.map_err(Error::Read)
     });
-    sums.collect::<io::Result<_>>().map_err(Error::Read)
+    sums.collect()
 }
 
 /// The number of the first [`CHUNK`] that does not have its checksum; none if the file is whole. One that is
@@ -31,7 +31,7 @@ pub fn checksums(file: &File, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn verify(file: &File, sums: &[u32], progress: &mut dyn FnMut(u64, u64)) -> Result<Option<u64>, Error> {
+pub fn verify(file: &File, sums: &[u32], progress: Progress<'_>) -> Result<Option<u64>, Error> {
     let found = Sums::new(file).map_err(Error::Read)?;
     let len = found.len;
     let mut expected = sums.iter();
@@ -41,7 +41,7 @@ pub fn verify(file: &File, sums: &[u32], progress: &mut dyn FnMut(u64, u64)) -> 
             return Ok(Some(chunk));
         }
         chunk += 1;
-        progress(len.min(chunk * CHUNK), len);
+        report(progress, len.min(chunk * CHUNK), len)?;
     }
     Ok(expected.next().map(|_| chunk))
 }

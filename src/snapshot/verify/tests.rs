@@ -1,10 +1,13 @@
 use std::fs::File;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use tempfile::tempdir;
 
 use super::*;
 use crate::config::Size;
+use crate::memory::image::CHUNK;
 use crate::snapshot::folder::Draft;
 use crate::snapshot::manifest::{Image, Manifest};
 use crate::snapshot::testing::{SIZE, manifest, save, state};
@@ -14,7 +17,7 @@ fn write(path: &Path, byte: u8, at: u64) {
 }
 
 fn verified(folder: &Folder) -> Result<(), Error> {
-    verify(folder, &mut |_, _| {})
+    verify(folder, &mut |_, _| ControlFlow::Continue(()))
 }
 
 #[test]
@@ -24,7 +27,11 @@ fn every_byte_of_memory_counts() {
     save(&path, 7, &manifest(7)).unwrap();
     let folder = Folder::open(&path).unwrap();
     let mut steps = Vec::new();
-    verify(&folder, &mut |done, total| steps.push((done, total))).unwrap();
+    verify(&folder, &mut |done, total| {
+        steps.push((done, total));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!(steps, (1..=16).map(|chunk| (chunk * CHUNK, SIZE)).collect::<Vec<_>>());
     let memory = path.join(MEMORY);
     for (at, right, wrong) in

@@ -54,12 +54,15 @@ fn churn(machine: &mut Machine) -> Result<()> {
         count: number("count", u64::MAX),
         seconds: number("secs", u64::MAX),
         every: number("every", DEFAULT_EVERY).max(1),
+        spoil: words.value("spoil"),
         life: Stopwatch::start(),
         keyboard: Keyboard::default(),
     };
     special::find();
     let events = Events::start(machine, console::IER_DATA_READY | console::IER_TRANSMITTER_EMPTY);
     super::smp::employ(machine, &topology, work);
+    let at_work = team.members().filter(|&(id, _)| id != apic::id() && super::smp::is_online(id));
+    at_work.for_each(|(_, record)| record.is_working.store(true, Release));
 
     let mut worker = Worker::new(apic::id(), clock);
     worker.begin();
@@ -83,6 +86,7 @@ struct Limits {
     count: u64,
     seconds: u64,
     every: u64,
+    spoil: Option<&'static str>,
     life: Stopwatch,
     keyboard: Keyboard,
 }
@@ -110,6 +114,7 @@ fn rounds(
         }
         if rounds.is_multiple_of(limits.every) {
             team.print(own, disk.as_deref(), "round");
+            limits.spoil.take().iter().for_each(|what| worker.spoil(what));
         }
     }
 }

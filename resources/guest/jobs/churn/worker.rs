@@ -34,7 +34,10 @@ pub struct Record {
     /// Who gets interrupts from it.
     pub peer: AtomicU64,
 
+    /// The first CPU says that another has begun, and that one that it has ended.
     pub is_working: AtomicBool,
+    /// It takes interrupts.
+    is_ready: AtomicBool,
     pub rounds: AtomicU64,
     pub wrong: AtomicU64,
     /// Of the first that was wrong: a number for what, where, found, expected.
@@ -71,6 +74,7 @@ impl Record {
             clock: ZERO,
             peer: ZERO,
             is_working: AtomicBool::new(false),
+            is_ready: AtomicBool::new(false),
             rounds: ZERO,
             wrong: ZERO,
             first: [ZERO; 4],
@@ -85,6 +89,7 @@ impl Record {
 
     /// For the next job; what was added to `SHARED` stays.
     pub fn clear(&self) {
+        self.is_ready.store(false, Relaxed);
         for field in [&self.rounds, &self.wrong, &self.gap, &self.skew, &self.jumps, &self.back, &self.first[0]] {
             field.store(0, Relaxed);
         }
@@ -125,7 +130,6 @@ pub extern "sysv64" fn work(id: u8) {
     if record.pages.load(Acquire) == 0 {
         return;
     }
-    record.is_working.store(true, Release);
     let page = record.clock.load(Relaxed);
     apic::enable();
     let mut worker = Worker::new(id, (page != 0).then(|| KvmClock::enable_in(page)));
@@ -180,6 +184,7 @@ impl Worker {
         special::set(self.id);
         apic::arm_periodic(TICK);
         cpu::allow_interrupts(true);
+        self.record.is_ready.store(true, Release);
     }
 
     pub fn end(&mut self) {
@@ -192,8 +197,9 @@ impl Worker {
         self.record.before.fetch_add(1, AcqRel);
         SHARED.fetch_add(1, AcqRel);
         self.record.after.fetch_add(1, AcqRel);
-        // One under way at most, as a second one would be lost.
-        if trap::peer_count(self.peer).wrapping_sub(self.had) >= self.sent {
+        // One under way at most, as a second one would be lost, and one to a CPU that takes none.
+        let is_ready = RECORDS[usize::from(self.peer)].is_ready.load(Acquire);
+        if is_ready && trap::peer_count(self.peer).wrapping_sub(self.had) >= self.sent {
             self.sent += 1;
             apic::send_peer(self.peer);
         }
@@ -210,6 +216,16 @@ impl Worker {
         special::check(self.id, round, self.record);
         self.verify();
         self.record.rounds.store(round + 1, Release);
+    }
+
+    /// Makes something wrong, to see that it is found.
+    pub fn spoil(&mut self, what: &str) {
+        match what {
+            "memory" => self.memory.write64(self.pages / 2 * PAGE + 1024, 0),
+            "checksum" => self.checksum ^= 1 << 40,
+            "special" => special::set(self.id ^ 1),
+            _ => {}
+        }
     }
 
     fn write(&mut self, page: u64, generation: u64) {

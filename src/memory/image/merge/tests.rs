@@ -1,3 +1,4 @@
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
 use super::super::super::layers::{Layer, Run};
@@ -53,7 +54,14 @@ fn check(merged: &File) {
 fn layers_become_one_image_with_their_holes() {
     let merged = file(4096, &[(5, 9), (2100, 9)]);
     let mut seen = Vec::new();
-    assert_eq!(merge(&layers(), &merged, &mut |done, total| seen.push((done, total))).unwrap(), 4 * PAGE);
+    assert_eq!(
+        merge(&layers(), &merged, &mut |done, total| {
+            seen.push((done, total));
+            ControlFlow::Continue(())
+        })
+        .unwrap(),
+        4 * PAGE
+    );
     check(&merged);
     assert_eq!(seen.last(), Some(&(4 * PAGE, 4 * PAGE)));
 }
@@ -67,7 +75,7 @@ fn an_image_can_go_to_another_file_system() {
         assert!(fd >= 0);
         <File as std::os::fd::FromRawFd>::from_raw_fd(fd)
     };
-    merge(&layers(), &merged, &mut |_, _| ()).unwrap();
+    merge(&layers(), &merged, &mut |_, _| ControlFlow::Continue(())).unwrap();
     check(&merged);
 }
 
@@ -75,6 +83,6 @@ fn an_image_can_go_to_another_file_system() {
 fn a_file_that_takes_nothing_is_an_error() {
     let path = tempfile::NamedTempFile::new().unwrap();
     let read_only = File::open(path.path()).unwrap();
-    let error = merge(&layers(), &read_only, &mut |_, _| ()).unwrap_err();
+    let error = merge(&layers(), &read_only, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, Error::Write(_)), "{error}");
 }

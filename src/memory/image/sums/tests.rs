@@ -1,4 +1,5 @@
 use super::*;
+use std::ops::ControlFlow;
 
 fn file(len: u64, parts: &[(u64, &[u8])]) -> File {
     let file = tempfile::tempfile().unwrap();
@@ -16,7 +17,9 @@ fn plain(file: &File) -> Vec<u32> {
     bytes.chunks(1 << 20).map(crc32fast::hash).collect()
 }
 
-fn quiet(_: u64, _: u64) {}
+fn quiet(_: u64, _: u64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
 
 #[test]
 fn a_sum_is_that_of_the_bytes_with_holes_as_zeroes() {
@@ -67,10 +70,18 @@ fn a_file_of_another_length_is_wrong_where_it_ends() {
 fn progress_goes_up_to_the_length() {
     let good = file((2 << 20) + 4096, &[]);
     let mut seen = Vec::new();
-    let sums = checksums(&good, &mut |done, total| seen.push((done, total))).unwrap();
+    let sums = checksums(&good, &mut |done, total| {
+        seen.push((done, total));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     let total = (2 << 20) + 4096;
     assert_eq!(seen, [(1 << 20, total), (2 << 20, total), (total, total)]);
     let mut again = Vec::new();
-    verify(&good, &sums, &mut |done, total| again.push((done, total))).unwrap();
+    verify(&good, &sums, &mut |done, total| {
+        again.push((done, total));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!(again, seen);
 }
