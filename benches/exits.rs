@@ -13,7 +13,7 @@ use bantam::devices::ioapic::{IoApic, IoApicPin, Message, MsiSink};
 use bantam::devices::serial::{Serial, Transmit};
 use bantam::hypervisor::{Exit, Seat, Vcpu};
 use bantam::memory::layout;
-use bantam::vcpu::{Buses, Control, End, ExitStats, run};
+use bantam::vcpu::{Buses, Control, End, ExitCounter, run};
 use criterion::{Criterion, Throughput};
 
 /// Transmitter holding register and line status register of a 16550.
@@ -124,10 +124,10 @@ fn buses(mmio_devices: u64) -> Result<Buses, bantam::bus::Error> {
 }
 
 /// The time that so many exits take.
-fn time(kind: Kind, exits: u64, buses: &Buses, control: &Control, stats: &mut ExitStats) -> Duration {
+fn time(kind: Kind, exits: u64, buses: &Buses, control: &Control, counter: &ExitCounter) -> Duration {
     let mut script = Script { kind, left: exits, data: [b'x', 0, 0, 0] };
     let start = Instant::now();
-    let end = run(&mut Seat::take(&mut script), buses, control, stats);
+    let end = run(&mut Seat::take(&mut script), buses, control, counter);
     let taken = start.elapsed();
     assert_eq!((end, script.left), (End::TripleFault, 0), "the script runs to its end");
     taken
@@ -153,9 +153,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("MMIO read, 100 devices", Kind::Load(window(70)), 100),
     ] {
         let buses = buses(mmio_devices)?;
-        let mut stats = ExitStats::new(name == detailed);
+        let counter = ExitCounter::new(name == detailed);
         group.bench_function(name, |bencher| {
-            bencher.iter_custom(|exits| time(kind, exits, &buses, &control, &mut stats));
+            bencher.iter_custom(|exits| time(kind, exits, &buses, &control, &counter));
         });
     }
     group.finish();

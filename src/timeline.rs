@@ -1,7 +1,7 @@
 //! When a machine reached each phase of its start.
 
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A phase of a machine's life, in the order in which they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,10 +90,14 @@ impl Timeline {
     }
 }
 
+/// Milliseconds to the nanosecond, which is all that there is, in digits that say no more.
+#[must_use]
+pub fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e9).round() / 1e6
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

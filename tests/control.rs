@@ -140,6 +140,37 @@ fn a_program_asks_in_lines_of_json() {
     machine.stop();
 }
 
+#[test]
+fn exits_are_counted_while_the_machine_runs() {
+    if kvm().is_none() {
+        return;
+    }
+    let count = |machine: &Machine| -> Value {
+        let stats: Value = serde_json::from_str(&machine.done(&["stats", "--json"])).unwrap();
+        stats
+    };
+    let machine = Machine::start("boot flood", &["--stats", "--entropy", "--balloon", "target=1M"]);
+    let first = count(&machine);
+    assert_eq!(first["devices"]["balloon0"]["target_bytes"], 1 << 20);
+    assert!(first["devices"]["entropy0"].is_object(), "{first}");
+    let mut next = count(&machine);
+    while next["exits"].as_u64() <= first["exits"].as_u64() {
+        next = count(&machine);
+    }
+    machine.done(&["pause"]);
+    let paused = count(&machine);
+    assert_eq!(count(&machine), paused);
+    assert_eq!(paused.get("devices"), None);
+    let places = paused["exits_by_place"].as_array().unwrap();
+    let sum: u64 = places.iter().map(|place| place["count"].as_u64().unwrap()).sum();
+    assert_eq!(Some(sum), paused["exits"].as_u64());
+    assert!(places.iter().any(|place| place["kind"] == "port-write" && place["port"] == 0x3f8), "{paused}");
+    let text = machine.done(&["stats"]);
+    assert!(text.contains(&format!("exits {sum}\n")), "{text}");
+    machine.done(&["stop"]);
+    machine.process.finish();
+}
+
 /// A mistake of the user's is told in one line.
 fn mistake(arguments: &[&str], expected: &[&str]) {
     let ended = finish(&mut bantam(arguments));

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::Args;
 use serde_json::Value;
 
-use super::terminal;
-use crate::control::{self, Folder, Name, ParseNameError, Request, ask};
+use super::{progress::Progress, terminal};
+use crate::control::{self, Folder, Name, ParseNameError, Request, ask_and_watch};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,7 +34,10 @@ pub(super) struct Ctl {
 
 impl Ctl {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let fields = self.machine.ask(|socket| ask(socket, &self.request))?;
+        let mut bar = Progress::new("the machine");
+        let watch = |done, total| bar.show(done, total);
+        let fields = self.machine.ask(|socket| ask_and_watch(socket, &self.request, watch))?;
+        drop(bar);
         let mut text = String::new();
         if self.json {
             text = format!("{}\n", serde_json::to_string(&fields)?);
@@ -47,12 +50,14 @@ impl Ctl {
     }
 }
 
-/// A line for a value; an object has one for each of its own, with dots in their names.
+/// A line for a value; an object has one for each of its own, with dots in their names, and an array one
+/// for each of its values.
 fn write_field(text: &mut String, name: &str, value: &Value) -> std::fmt::Result {
     match value {
         Value::Object(fields) => {
             fields.iter().try_for_each(|(field, value)| write_field(text, &format!("{name}.{field}"), value))
         }
+        Value::Array(values) => values.iter().try_for_each(|value| writeln!(text, "{name} {value}")),
         Value::Null => Ok(()),
         Value::String(word) => writeln!(text, "{name} {}", terminal::harmless(word)),
         value => writeln!(text, "{name} {value}"),

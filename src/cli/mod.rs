@@ -9,11 +9,13 @@ mod ctl;
 mod devices;
 mod doctor;
 mod documents;
+mod progress;
 mod ps;
 mod report;
 mod run;
 mod session;
 mod signals;
+mod snapshot;
 mod terminal;
 
 use std::process::ExitCode;
@@ -60,6 +62,8 @@ enum Command {
     Ctl(ctl::Ctl),
     /// List the running machines that have names.
     Ps(ps::Ps),
+    /// Look at snapshots, check and remove them.
+    Snapshot(snapshot::Snapshot),
     /// Say what this host can do for microVMs, and what it lacks.
     Doctor(doctor::Doctor),
     /// Print a shell's completions.
@@ -140,6 +144,7 @@ pub fn main(process_start: Instant) -> ExitCode {
         Command::Config(config) => config.run(),
         Command::Ctl(ctl) => ctl.run(),
         Command::Ps(ps) => ps.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man => documents::man(),

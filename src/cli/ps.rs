@@ -40,8 +40,10 @@ fn to_json(machine: &Listed) -> Value {
         Some(info) => json!(info),
         None => json!({"pid": machine.pid, "state": "silent"}),
     };
-    value["name"] = json!(machine.name);
-    value["socket"] = json!(machine.socket);
+    if let Value::Object(fields) = &mut value {
+        fields.insert("name".to_owned(), json!(machine.name));
+        fields.insert("socket".to_owned(), json!(machine.socket));
+    }
     value
 }
 

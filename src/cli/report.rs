@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{documents, terminal};
 use crate::machine::{ExitReason, Outcome};
+use crate::timeline;
 use crate::vcpu::{ExitCount, ExitKind};
 
 /// Which reports are wanted, and where they go.
@@ -68,11 +69,6 @@ fn phases(outcome: &Outcome) -> Vec<(&'static str, Duration, Duration)> {
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-/// Milliseconds to the nanosecond, which is all that there is, in digits that say no more.
-fn exact_milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e9).round() / 1e6
 }
 
 fn timings(outcome: &Outcome) -> String {
@@ -137,33 +133,23 @@ fn stats(outcome: &Outcome) -> String {
 fn to_json(outcome: &Outcome) -> Value {
     let timings: serde_json::Map<_, _> = phases(outcome)
         .into_iter()
-        .map(|(name, at, _)| (name.to_lowercase().replace([' ', '-'], "_"), json!(exact_milliseconds(at))))
-        .collect();
-    let exits: Vec<_> = outcome
-        .stats
-        .by_place()
-        .into_iter()
-        .map(|(kind, count)| {
-            let mut row = json!(kind);
-            if let Value::Object(row) = &mut row {
-                row.insert("count".into(), json!(count.count));
-                row.insert("in_kvm_ms".into(), json!(exact_milliseconds(count.in_kvm)));
-                row.insert("in_vmm_ms".into(), json!(exact_milliseconds(count.in_vmm)));
-            }
-            row
+        .map(|(name, at, _)| {
+            (name.to_lowercase().replace([' ', '-'], "_"), json!(timeline::milliseconds(at)))
         })
         .collect();
     let value = match outcome.reason {
         ExitReason::DebugExit(value) => json!(value),
         _ => Value::Null,
     };
-    json!({
+    let mut text = json!({
         "reason": outcome.reason.name(),
         "code": outcome.reason.code(),
         "debug_exit": value,
         "message": outcome.reason.to_string(),
         "timings_ms": timings,
-        "exits": outcome.stats.total(),
-        "exits_by_place": exits,
-    })
+    });
+    if let (Value::Object(all), Value::Object(exits)) = (&mut text, json!(outcome.stats)) {
+        all.extend(exits);
+    }
+    text
 }

@@ -7,6 +7,7 @@ mod devices;
 mod options;
 mod rate;
 mod size;
+mod span;
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,7 @@ pub use devices::{DeviceConfig, Devices, device_name};
 pub use options::{ParseOptionsError, parse_options};
 pub use rate::{Limit, ParseRateError, Rate};
 pub use size::{ParseSizeError, Size};
+pub use span::{ParseSpanError, Span};
 
 /// Most vCPUs: 8-bit local APIC ids, of which 255 is the broadcast address.
 pub const MAX_CPUS: u32 = 255;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Answer, Fields, Job, Machine, Name, Progress, Request, Server};
 use crate::config::MachineConfig;
@@ -77,6 +77,7 @@ pub struct Controlled {
     held: Held,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one of it, which is moved a few times in its life")]
 enum Held {
     Here(Machine),
     Lent(Job),
@@ -223,6 +224,10 @@ impl Machine {
                 let answer = self.metrics(&id).map_or_else(Answer::Error, Answer::Ok);
                 return (Held::Here(self), Some(answer));
             }
+            Request::Stats => {
+                let answer = self.stats().map_or_else(Answer::Error, |stats| Answer::fields(&stats));
+                return (Held::Here(self), Some(answer));
+            }
             Request::Info => {
                 let answer = Answer::fields(&about.info(self.state()));
                 return (Held::Here(self), Some(answer));
@@ -257,6 +262,24 @@ impl Machine {
     fn metrics(&self, id: &str) -> Result<Fields, String> {
         let numbers = self.ask_device(id, |device| device.metrics())?;
         Ok(numbers.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect())
+    }
+
+    fn stats(&self) -> Result<Value, String> {
+        match self {
+            Self::Running(machine) => {
+                let devices: Result<Fields, String> = machine
+                    .device_names()
+                    .map(|id| Ok((id.to_owned(), Value::Object(self.metrics(id)?))))
+                    .collect();
+                let mut stats = json!(machine.exits());
+                if let Value::Object(fields) = &mut stats {
+                    fields.insert("devices".to_owned(), Value::Object(devices?));
+                }
+                Ok(stats)
+            }
+            Self::Paused(machine) => Ok(json!(machine.exits())),
+            Self::Ended(_) | Self::Failed(_) => Err("the machine has ended".to_owned()),
+        }
     }
 
     fn acknowledge(self) -> (Held, Option<Answer>) {

@@ -74,6 +74,8 @@ pub enum Request {
         /// The device.
         id: String,
     },
+    /// Print the exits of its vCPUs and, unless it is paused, what all devices know and count.
+    Stats,
     /// Print what the machine is, and whether it runs.
     Info,
     /// Hold the machine's vCPUs and devices.

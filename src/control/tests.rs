@@ -62,6 +62,7 @@ fn requests_are_written_as_they_are_read() {
             r#"{"command":"window","id":"c","columns":80,"rows":25}"#,
             Request::Window { id: "c".to_owned(), columns: 80, rows: 25 },
         ),
+        (r#"{"command":"stats"}"#, Request::Stats),
         (r#"{"command":"info"}"#, Request::Info),
         (r#"{"command":"pause"}"#, Request::Pause),
         (r#"{"command":"stop"}"#, Request::Stop),

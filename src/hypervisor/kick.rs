@@ -104,6 +104,8 @@ impl KickHandle {
     /// Makes the calling thread the one to kick. Threads inherit the signals that are blocked where
     /// they are started, so the kick's is unblocked.
     pub fn attach(&self) {
+        // A machine has it, or an error, since its beginning. Without it a kick would end the process.
+        let _ = install_handler();
         // SAFETY: sigemptyset makes the set whole, sigaddset adds a valid signal, and the old mask is
         // not asked for.
         unsafe {

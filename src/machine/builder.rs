@@ -31,7 +31,7 @@ use crate::hypervisor::{self, Hypervisor, KvmVcpu, Vm};
 use crate::memory::{self, layout};
 use crate::state;
 use crate::timeline::{Phase, Timeline};
-use crate::vcpu::{Buses, Control, ExitStats};
+use crate::vcpu::{Buses, Control, ExitCounter};
 use crate::virtio::{self, Device, Opened, SaveError};
 
 /// The embedded guest: our own small kernel.
@@ -341,6 +341,7 @@ impl Builder {
         let pump =
             Pump::new(Arc::clone(&fixed.serial), Arc::clone(&outbox), streams, self.on_output_lost.take());
 
+        let exits = vcpus.iter().map(|_| Arc::new(ExitCounter::new(self.config.stats))).collect();
         let mut parts = Parts {
             control: Arc::new(Control::new(vcpus.len()).map_err(Error::Control)?),
             idle: Some(Idle { buses: Arc::new(buses), pump }),
@@ -355,7 +356,7 @@ impl Builder {
             vmgenid,
             device_ptys: virtio.ptys,
             timeline,
-            stats: ExitStats::new(self.config.stats),
+            exits,
             pty,
             config: self.config,
             layers: None,

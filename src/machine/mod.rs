@@ -27,7 +27,7 @@ use crate::event::EventLoop;
 use crate::hypervisor::{self, KvmVcpu, Vm};
 use crate::memory::{DirtyPages, GuestMemory, Layers};
 use crate::timeline::{Phase, Timeline};
-use crate::vcpu::{Buses, Control, ExitStats, VcpuThread};
+use crate::vcpu::{Buses, Control, ExitCounter, ExitStats, VcpuThread};
 use crate::virtio::DeviceHandle;
 
 /// What every state of a machine owns. Dropping it stops the machine and joins its threads.
@@ -53,7 +53,8 @@ struct Parts {
     devices: Vec<(String, DeviceHandle)>,
     vmgenid: VmGenId,
     timeline: Arc<Timeline>,
-    stats: ExitStats,
+    /// Those of each vCPU.
+    exits: Vec<Arc<ExitCounter>>,
     pty: Option<PathBuf>,
     device_ptys: Vec<(String, PathBuf)>,
 }
@@ -104,7 +105,7 @@ impl MutEventSubscriber for Subscriber {
 impl Parts {
     /// Starts the threads: the vCPUs' first, as they have the longest way to go.
     fn start(&mut self, idle: Idle) -> Result<(), Error> {
-        for (index, vcpu) in self.vcpus.iter().enumerate() {
+        for (index, (vcpu, exits)) in self.vcpus.iter().zip(&self.exits).enumerate() {
             let (control, timeline) = (Arc::clone(&self.control), Arc::clone(&self.timeline));
             let thread = VcpuThread::spawn(
                 Arc::clone(vcpu),
@@ -112,7 +113,7 @@ impl Parts {
                 Arc::clone(&idle.buses),
                 control,
                 timeline,
-                self.stats.clone(),
+                Arc::clone(exits),
             )
             .map_err(|source| Error::Thread { index, source })?;
             self.threads.push(thread);
@@ -165,8 +166,13 @@ impl Parts {
         let others = self.threads.iter().filter(|thread| !thread.is_current()).count();
         self.control.wait_until_gone(others);
         let joined: Vec<_> = self.threads.drain(..).map(VcpuThread::join).collect();
-        joined.iter().flatten().for_each(|stats| self.stats.merge(stats));
-        joined.iter().all(Option::is_some)
+        joined.iter().all(|orderly| *orderly)
+    }
+
+    fn exits(&self) -> ExitStats {
+        let mut all = ExitStats::default();
+        self.exits.iter().for_each(|exits| all.merge(&exits.read()));
+        all
     }
 
     fn stop_handle(&self) -> StopHandle {
@@ -179,7 +185,7 @@ impl Parts {
         let reason = self.control.take_end().map_or(ExitReason::Stopped, ExitReason::from);
         Outcome {
             reason: if orderly { reason } else { ExitReason::Panicked },
-            stats: std::mem::take(&mut self.stats),
+            stats: self.exits(),
             timeline: Arc::clone(&self.timeline),
         }
     }
@@ -342,6 +348,12 @@ macro_rules! of_both_states {
                 #[must_use]
                 pub fn device(&self, name: &str) -> Option<DeviceHandle> {
                     self.parts.device(name)
+                }
+
+                /// The exits of all vCPUs by now.
+                #[must_use]
+                pub fn exits(&self) -> ExitStats {
+                    self.parts.exits()
                 }
 
                 /// What the machine was built from.

@@ -19,4 +19,4 @@ pub use take::{Options, Saved, Taken};
 use crate::memory::Progress;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

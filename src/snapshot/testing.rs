@@ -25,7 +25,7 @@ pub(super) fn host() -> Host {
 }
 
 /// A snapshot whose memory has this in every chunk's first byte and is zero elsewhere.
-pub(super) fn manifest(number: u8) -> Manifest {
+pub(crate) fn manifest(number: u8) -> Manifest {
     let mut chunk = vec![0; usize::try_from(CHUNK).unwrap()];
     chunk[0] = number;
     let chunks = vec![crc32fast::hash(&chunk); usize::try_from(SIZE / CHUNK).unwrap()];
@@ -56,7 +56,7 @@ pub(super) fn fill(memory: &File, number: u8) {
 }
 
 /// Makes the snapshot, whose memory is of this number.
-pub(super) fn save(path: &Path, number: u8, manifest: &Manifest) -> Result<(), Error> {
+pub(crate) fn save(path: &Path, number: u8, manifest: &Manifest) -> Result<(), Error> {
     let draft = Draft::create(path)?;
     fill(&draft.file(MEMORY)?, number);
     for copy in &manifest.disks {

@@ -9,7 +9,7 @@ mod thread;
 pub use control::{Control, Desired};
 pub use report::FailureReport;
 pub use run::{Buses, End, run};
-pub use stats::{ExitCount, ExitKind, ExitStats};
+pub use stats::{ExitCount, ExitCounter, ExitKind, ExitStats};
 pub use thread::VcpuThread;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::bus::{Bus, Effect};
 use crate::hypervisor::{Exit, Failure, Seat, Vcpu};
 
-use super::stats::{ExitKind, ExitStats};
+use super::stats::{ExitCounter, ExitKind};
 use super::{Control, Desired};
 
 /// What a vCPU's exits are dispatched to.
@@ -37,11 +37,11 @@ pub enum End {
 ///
 /// A request is looked at only when the vCPU has left the guest for it: every exit before is then
 /// complete, and the vCPU's state is whole.
-pub fn run(vcpu: &mut Seat<'_, impl Vcpu>, buses: &Buses, control: &Control, stats: &mut ExitStats) -> End {
+pub fn run(vcpu: &mut Seat<'_, impl Vcpu>, buses: &Buses, control: &Control, exits: &ExitCounter) -> End {
     loop {
-        let before = stats.before_run();
+        let before = exits.before_run();
         let exit = vcpu.run();
-        let entry = stats.after_run(before, ExitKind::of(&exit));
+        let entry = exits.after_run(before, ExitKind::of(&exit));
         let effect = match exit {
             Exit::PortWrite { port, width, data } => {
                 each_access(data.chunks(width), |data| buses.ports.write(port.into(), data))
@@ -69,7 +69,7 @@ pub fn run(vcpu: &mut Seat<'_, impl Vcpu>, buses: &Buses, control: &Control, sta
                 Effect::None
             }
         };
-        stats.after_dispatch(entry);
+        exits.after_dispatch(entry);
         match effect {
             Effect::None => {}
             Effect::PowerOff => return End::PowerOff,

@@ -2,11 +2,16 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
 
+use crate::bus::lock;
 use crate::hypervisor::Exit;
+use crate::timeline::milliseconds;
 
 /// Most places told apart: a guest that touches every port must not grow the table for ever.
 const PLACES_MAX: usize = 4096;
@@ -93,13 +98,6 @@ pub struct ExitStats {
 pub(super) struct Dispatching(Option<(ExitKind, Instant)>);
 
 impl ExitStats {
-    /// Counts by kind and place, with times, when `detailed`; otherwise just the total, which
-    /// costs next to nothing.
-    #[must_use]
-    pub fn new(detailed: bool) -> Self {
-        Self { total: 0, places: detailed.then(HashMap::new) }
-    }
-
     /// All exits.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -117,6 +115,9 @@ impl ExitStats {
     /// Takes another vCPU's exits in.
     pub fn merge(&mut self, other: &Self) {
         self.total += other.total;
+        if other.places.is_some() {
+            self.places.get_or_insert_default();
+        }
         for (kind, count) in other.places.iter().flatten() {
             if let Some(mine) = self.place(*kind) {
                 mine.add(count);
@@ -133,25 +134,75 @@ impl ExitStats {
             Entry::Vacant(entry) => entry.insert(ExitCount::default()),
         })
     }
+}
 
-    pub(super) fn before_run(&self) -> Option<Instant> {
-        self.places.as_ref().map(|_| Instant::now())
+/// As `exits` and `exits_by_place`.
+impl Serialize for ExitStats {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Place {
+            #[serde(flatten)]
+            kind: ExitKind,
+            count: u64,
+            in_kvm_ms: f64,
+            in_vmm_ms: f64,
+        }
+        let places = self.by_place().into_iter().map(|(kind, count)| Place {
+            kind,
+            count: count.count,
+            in_kvm_ms: milliseconds(count.in_kvm),
+            in_vmm_ms: milliseconds(count.in_vmm),
+        });
+        let mut fields = serializer.serialize_struct("ExitStats", 2)?;
+        fields.serialize_field("exits", &self.total)?;
+        fields.serialize_field("exits_by_place", &places.collect::<Vec<_>>())?;
+        fields.end()
+    }
+}
+
+/// The exits of one vCPU, counted by its thread and read by others. Of two that count, one is wrong.
+#[derive(Debug)]
+pub struct ExitCounter {
+    total: AtomicU64,
+    /// None when only the total is counted.
+    detailed: Option<Mutex<ExitStats>>,
+}
+
+impl ExitCounter {
+    /// Counts by kind and place, with times, when `detailed`; otherwise just the total, which
+    /// costs next to nothing.
+    #[must_use]
+    pub fn new(detailed: bool) -> Self {
+        let detailed = detailed.then(|| Mutex::new(ExitStats { total: 0, places: Some(HashMap::new()) }));
+        Self { total: AtomicU64::new(0), detailed }
     }
 
-    pub(super) fn after_run(&mut self, before: Option<Instant>, kind: ExitKind) -> Dispatching {
-        self.total += 1;
-        let Some(before) = before else { return Dispatching(None) };
+    /// What has been counted by now.
+    #[must_use]
+    pub fn read(&self) -> ExitStats {
+        let places = self.detailed.as_ref().and_then(|detailed| lock(detailed).places.clone());
+        ExitStats { total: self.total.load(Ordering::Relaxed), places }
+    }
+
+    pub(super) fn before_run(&self) -> Option<Instant> {
+        self.detailed.as_ref().map(|_| Instant::now())
+    }
+
+    pub(super) fn after_run(&self, before: Option<Instant>, kind: ExitKind) -> Dispatching {
+        // Nobody else adds to it.
+        self.total.store(self.total.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let Some((before, detailed)) = before.zip(self.detailed.as_ref()) else { return Dispatching(None) };
         let now = Instant::now();
-        if let Some(place) = self.place(kind) {
+        if let Some(place) = lock(detailed).place(kind) {
             place.count += 1;
             place.in_kvm += now - before;
         }
         Dispatching(Some((kind, now)))
     }
 
-    pub(super) fn after_dispatch(&mut self, dispatching: Dispatching) {
-        let Dispatching(Some((kind, since))) = dispatching else { return };
-        if let Some(place) = self.place(kind) {
+    pub(super) fn after_dispatch(&self, dispatching: Dispatching) {
+        let Some(((kind, since), detailed)) = dispatching.0.zip(self.detailed.as_ref()) else { return };
+        if let Some(place) = lock(detailed).place(kind) {
             place.in_vmm += since.elapsed();
         }
     }

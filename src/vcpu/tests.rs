@@ -177,9 +177,9 @@ impl Bench {
     /// Runs a script on this thread until it ends.
     fn run(&self, steps: &[Step]) -> (End, ExitStats) {
         self.control.resume();
-        let mut stats = ExitStats::new(true);
-        let end = run(&mut Seat::take(&mut self.script(steps)), &self.buses, &self.control, &mut stats);
-        (end, stats)
+        let exits = ExitCounter::new(true);
+        let end = run(&mut Seat::take(&mut self.script(steps)), &self.buses, &self.control, &exits);
+        (end, exits.read())
     }
 
     fn spawn(&self, index: usize, steps: &[Step]) -> VcpuThread {
@@ -193,8 +193,15 @@ impl Bench {
         timeline: Arc<Timeline>,
     ) -> VcpuThread {
         let (buses, control) = (Arc::clone(&self.buses), Arc::clone(&self.control));
-        VcpuThread::spawn(Arc::new(Mutex::new(vcpu)), index, buses, control, timeline, ExitStats::new(false))
-            .unwrap()
+        VcpuThread::spawn(
+            Arc::new(Mutex::new(vcpu)),
+            index,
+            buses,
+            control,
+            timeline,
+            Arc::new(ExitCounter::new(false)),
+        )
+        .unwrap()
     }
 }
 
@@ -347,7 +354,7 @@ fn threads_pause_resume_and_stop_together() {
     bench.control.resume();
     bench.control.stop();
     bench.control.wait_for_end();
-    assert!(threads.into_iter().all(|thread| thread.join().is_some()));
+    assert!(threads.into_iter().all(|thread| thread.join()));
     assert_eq!(bench.control.take_end(), Some(End::Asked));
     assert!(!bench.control.pause(), "an ended machine cannot be paused");
     bench.control.resume();
@@ -360,7 +367,7 @@ fn one_vcpu_that_ends_the_machine_ends_them_all_with_its_reason() {
     let threads = [bench.spawn(0, &[]), bench.spawn(1, &[out(0x100, &[1])])];
     bench.control.resume();
     bench.control.wait_for_end();
-    assert!(threads.into_iter().all(|thread| thread.join().is_some()));
+    assert!(threads.into_iter().all(|thread| thread.join()));
     assert_eq!(bench.control.take_end(), Some(End::Reset));
 }
 
@@ -383,7 +390,7 @@ fn a_panic_on_one_thread_ends_the_machine() {
     let panics = bench.spawn_vcpu(1, Panics(Arc::clone(&ran)), Arc::clone(&timeline));
     bench.control.resume();
     bench.control.wait_for_end();
-    assert!(panics.join().is_none() && calm.join().is_some());
+    assert!(!panics.join() && calm.join());
     assert!(ran.load(Ordering::SeqCst) && timeline.get(Phase::FirstRun).is_some());
 }
 
@@ -398,7 +405,7 @@ fn a_guest_that_touches_everything_does_not_grow_the_table() {
     let other = stats.by_place().into_iter().find(|(kind, _)| *kind == ExitKind::Other).unwrap();
     assert_eq!(other.1.count, 6001 - 4096);
 
-    let mut merged = ExitStats::new(true);
+    let mut merged = ExitStats::default();
     merged.merge(&stats);
     merged.merge(&stats);
     assert_eq!(merged.total(), 12_002);

@@ -9,11 +9,11 @@ use crate::hypervisor::{KickHandle, Seat, Vcpu};
 use crate::timeline::{Phase, Timeline};
 
 use super::run::{Buses, End, run};
-use super::{Control, Desired, ExitStats};
+use super::{Control, Desired, ExitCounter};
 
 /// A vCPU's thread, which waits until its machine's [`Control`] lets it run.
 pub struct VcpuThread {
-    thread: JoinHandle<ExitStats>,
+    thread: JoinHandle<()>,
 }
 
 /// Says that the thread is gone, and ends the machine should it have gone without a reason.
@@ -40,7 +40,7 @@ impl VcpuThread {
         buses: Arc<Buses>,
         control: Arc<Control>,
         timeline: Arc<Timeline>,
-        mut stats: ExitStats,
+        exits: Arc<ExitCounter>,
     ) -> io::Result<Self> {
         let body = move || {
             let unkicked = KickHandle::default();
@@ -55,12 +55,11 @@ impl VcpuThread {
                 if control.desired() != Desired::Running {
                     continue;
                 }
-                match run(&mut seat, &buses, &control, &mut stats) {
+                match run(&mut seat, &buses, &control, &exits) {
                     End::Asked => {}
                     end => control.finish(end),
                 }
             }
-            stats
         };
         Builder::new().name(format!("vcpu{index}")).spawn(body).map(|thread| Self { thread })
     }
@@ -71,9 +70,9 @@ impl VcpuThread {
         self.thread.thread().id() == std::thread::current().id()
     }
 
-    /// Waits for the thread to end and gives its vCPU's exits; none if it panicked, or is the
-    /// calling thread.
-    pub fn join(self) -> Option<ExitStats> {
-        if self.is_current() { None } else { self.thread.join().ok() }
+    /// Waits for the thread to end; false if it panicked, or is the calling thread.
+    #[must_use]
+    pub fn join(self) -> bool {
+        !self.is_current() && self.thread.join().is_ok()
     }
 }

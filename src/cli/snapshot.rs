@@ -1,0 +1,151 @@
+//! `bantam snapshot`: looking at snapshots and removing them.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::{documents, progress::Progress, terminal};
+use crate::config::Size;
+use crate::snapshot::folder::{self, Folder};
+use crate::snapshot::info::Info;
+use crate::snapshot::verify::verify;
+
+const EXAMPLES: &str = "\
+Examples:
+  bantam snapshot info web.snap
+  bantam snapshot verify web.snap && bantam snapshot rm old.snap";
+
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Snapshot {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print what a snapshot is of, and where it can be restored.
+    Info {
+        /// The snapshot's directory.
+        path: PathBuf,
+        /// Print everything that is in its state, as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all of a snapshot, and of those that it is a diff to, and compare the checksums.
+    Verify {
+        /// The snapshot's directory.
+        path: PathBuf,
+    },
+    /// Remove a snapshot. Diffs to it cannot be restored any more.
+    Rm {
+        /// The snapshot's directory.
+        path: PathBuf,
+    },
+}
+
+impl Snapshot {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Info { path, json } => {
+                let info = Info::of(&Folder::open(&path)?)?;
+                let text =
+                    if json { format!("{}\n", serde_json::to_string_pretty(&info)?) } else { table(&info) };
+                documents::print(text.as_bytes())
+            }
+            Command::Verify { path } => {
+                let folder = Folder::open(&path)?;
+                let bases = folder.bases()?;
+                for folder in [&folder].into_iter().chain(&bases) {
+                    let mut bar = Progress::new("verify");
+                    verify(folder, &mut |done, total| bar.show(done, total))?;
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Rm { path } => {
+                folder::remove(&path)?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+/// The lines that a user wants to know; `--json` has the rest.
+fn table(info: &Info) -> String {
+    let manifest = &info.manifest;
+    let config = &manifest.config;
+    let host = &manifest.host;
+    let path = |path: &std::path::Path| path.display().to_string();
+    let kernel = config.kernel.as_deref().map_or_else(|| "the embedded guest".to_owned(), path);
+    let mut rows = vec![
+        ("id", manifest.id.to_string()),
+        ("created", format!("{} (seconds since 1970)", manifest.created)),
+        ("program", format!("bantam {}, format {}", manifest.program, info.format_version)),
+        ("machine", format!("{} vCPUs, {} of memory, {kernel}", config.cpus, config.memory)),
+        (
+            "on disk",
+            format!("{} KiB of memory, {} bytes of state", info.memory_bytes_on_disk >> 10, info.state_bytes),
+        ),
+        (
+            "host",
+            format!(
+                "{} family {} model {}, TSC {} kHz, Linux {}",
+                host.vendor, host.family, host.model, host.tsc_khz, host.kernel
+            ),
+        ),
+    ];
+    if let Some(base) = &manifest.base {
+        let runs = manifest.image.runs.iter().flatten();
+        let pages = runs.fold(0_u64, |pages, run| pages.saturating_add(run.count));
+        rows.push(("diff to", format!("{} (id {}), {pages} pages changed", path(&base.path), base.id)));
+    }
+    if let Some(bytes) = info.working_set_bytes {
+        rows.push(("working set", format!("recorded, {bytes} bytes")));
+    }
+    for copy in &manifest.disks {
+        rows.push(("disk", format!("{}: a copy of {} in {}", copy.device, Size::new(copy.len), copy.file)));
+    }
+    for part in &info.sections {
+        let what =
+            format!("{} {} version {}, {} bytes", part.id, part.kind, part.version, part.payload.len());
+        rows.push(("part", what));
+    }
+    let mut text = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name:<12} {}", terminal::harmless(&value));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::testing::{manifest, save};
+
+    fn run(command: Command) -> anyhow::Result<ExitCode> {
+        Snapshot { command }.run()
+    }
+
+    #[test]
+    fn a_snapshot_is_described_verified_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("snap");
+        let saved = manifest(1);
+        save(&path, 1, &saved).unwrap();
+        let text = table(&Info::of(&Folder::open(&path).unwrap()).unwrap());
+        for expected in
+            [saved.id.to_string().as_str(), "16M of memory", "the embedded guest", "vcpu0 registers"]
+        {
+            assert!(text.contains(expected), "no '{expected}' in:\n{text}");
+        }
+        run(Command::Verify { path: path.clone() }).unwrap();
+        run(Command::Rm { path: path.clone() }).unwrap();
+        assert!(!path.exists());
+        for command in [Command::Verify { path: path.clone() }, Command::Rm { path: path.clone() }] {
+            let error = run(command).unwrap_err().to_string();
+            assert!(error.contains("there is no snapshot"), "{error}");
+        }
+    }
+}
