@@ -1,6 +1,7 @@
 //! `bantam snapshot`: looking at snapshots and removing them.
 
 use std::fmt::Write as _;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -60,7 +61,10 @@ impl Snapshot {
                 let bases = folder.bases()?;
                 for folder in [&folder].into_iter().chain(&bases) {
                     let mut bar = Progress::new("verify");
-                    verify(folder, &mut |done, total| bar.show(done, total))?;
+                    verify(folder, &mut |done, total| {
+                        bar.show(done, total);
+                        ControlFlow::Continue(())
+                    })?;
                 }
                 Ok(ExitCode::SUCCESS)
             }
