@@ -12,7 +12,7 @@ use bantam::config::MachineConfig;
 use bantam::hypervisor::Hypervisor;
 use bantam::machine::{Builder, Kept, PausedMachine, RunningMachine};
 use bantam::memory::{self, GuestMemory};
-use bantam::snapshot::{Options, Restoring, Saved, Snapshot, Taken, save_running};
+use bantam::snapshot::{MemorySource, Options, Restoring, Saved, Snapshot, Taken, save_running};
 use bantam::virtio::Allow;
 use common::{Screen, config, kvm, watched};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
@@ -73,7 +73,15 @@ fn a_guest_does_not_notice_that_it_goes_on_elsewhere() {
         let screen = Screen::default();
         let builder = Builder::new(config.clone()).hypervisor(kvm.clone()).console_output(screen.clone());
         let running = builder
-            .restore(Kept { memory, state, layers: None, allow: Allow::default(), track_since: None })
+            .restore(Kept {
+                memory,
+                state,
+                layers: None,
+                allow: Allow::default(),
+                track_since: None,
+                prefetch: None,
+                lifeline: None,
+            })
             .build()
             .unwrap()
             .resume()
@@ -126,4 +134,26 @@ fn a_guest_goes_on_from_files() {
     let numbers: Vec<u64> =
         text.lines().filter_map(|line| line.strip_prefix("flood ")?.parse().ok()).collect();
     assert!(numbers.len() > 20);
+}
+
+/// Copies are machines of their own, whatever their memory comes from.
+#[test]
+fn many_go_on_from_one() {
+    let Some(kvm) = kvm() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (machine, screen) = start(&kvm, &config("flood"));
+    screen.wait_for("flood 10\r\n");
+    let path = folder.path().join("snapshot");
+    save(&mut pause(machine), &path, &Options::default());
+    let snapshot = Snapshot::open(&path).unwrap();
+    for memory in [MemorySource::Map, MemorySource::Fault] {
+        let screens: Vec<Screen> = (0..10).map(|_| Screen::default()).collect();
+        let how = Restoring { memory, ..Restoring::default() };
+        let machines =
+            snapshot.fork(10, how, |index, builder| builder.console_output(screens[index].clone()));
+        let running: Vec<_> =
+            machines.unwrap().into_iter().map(|machine| machine.resume().unwrap()).collect();
+        screens.iter().for_each(|screen| screen.wait_for("flood"));
+        drop(running);
+    }
 }

@@ -123,6 +123,9 @@ pub enum Error {
         /// What there is.
         here: config::Size,
     },
+    /// A page of memory could not be had while the machine was built.
+    #[error("a part of the machine's memory cannot be had")]
+    Cut,
     /// Changes of memory are not known since then.
     #[error("the changes of the machine's memory are not known since that snapshot")]
     Basis,
@@ -197,6 +200,18 @@ impl Builder {
             virtio: Vec::new(),
             kept: None,
         }
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// Changes the configuration.
+    pub fn configure(mut self, change: impl FnOnce(&mut MachineConfig)) -> Self {
+        change(&mut self.config);
+        self
     }
 
     /// Uses an open `/dev/kvm`, which a process with many machines shares among them.
@@ -360,6 +375,7 @@ impl Builder {
             pty,
             config: self.config,
             layers: None,
+            prefetch: None,
             basis: Basis::default(),
         };
         if let Some(kept) = kept {

@@ -18,14 +18,14 @@ pub use outcome::{ExitReason, Outcome};
 use crate::console::{Outbox, Pump};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 
-pub use self::state::Kept;
 use self::state::{Basis, Fixed};
+pub use self::state::{Kept, Lifeline};
 use self::virtio::OnThread;
 use crate::config::MachineConfig;
 use crate::devices::vmgenid::VmGenId;
 use crate::event::EventLoop;
 use crate::hypervisor::{self, KvmVcpu, Vm};
-use crate::memory::{DirtyPages, GuestMemory, Layers};
+use crate::memory::{DirtyPages, GuestMemory, Layers, Prefetch};
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitCounter, ExitStats, VcpuThread};
 use crate::virtio::DeviceHandle;
@@ -35,6 +35,7 @@ struct Parts {
     config: MachineConfig,
     /// What memory comes from, where that is a snapshot.
     layers: Option<Arc<Layers>>,
+    prefetch: Option<Prefetch>,
     basis: Basis,
     control: Arc<Control>,
     /// Until the first start.

@@ -7,7 +7,7 @@ use kvm_bindings::CpuId;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::virtio::OnThread;
-use super::{Error, Parts, PausedMachine};
+use super::{Error, Parts, PausedMachine, StopHandle};
 use crate::boot::cpuid;
 use crate::bus::lock;
 use crate::config::Size;
@@ -16,7 +16,7 @@ use crate::devices::ioapic::IoApic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::hypervisor::{self, KvmVcpu, VcpuState};
-use crate::memory::{DirtyPages, GuestMemory, Layers};
+use crate::memory::{DirtyPages, GuestMemory, Layers, Prefetch};
 use crate::state::State;
 use crate::virtio::{self, Allow};
 
@@ -115,6 +115,41 @@ pub struct Kept {
     pub allow: Allow,
     /// Has changes of memory noted, as [`PausedMachine::track_since`] does.
     pub track_since: Option<u128>,
+    /// What brings in pages meanwhile.
+    pub prefetch: Option<Prefetch>,
+    /// What is told of the machine, if somebody has to be able to stop it.
+    pub lifeline: Option<Arc<Lifeline>>,
+}
+
+/// Stops a machine that cannot go on, and that may not have been built when that turns out.
+#[derive(Default)]
+pub struct Lifeline(Mutex<Life>);
+
+#[derive(Default)]
+enum Life {
+    #[default]
+    Unborn,
+    Lives(StopHandle),
+    Cut,
+}
+
+impl Lifeline {
+    /// The machine must not run, or no longer.
+    pub fn cut(&self) {
+        if let Life::Lives(machine) = std::mem::replace(&mut *lock(&self.0), Life::Cut) {
+            machine.stop();
+        }
+    }
+
+    fn attach(&self, machine: StopHandle) -> Result<(), Error> {
+        match &mut *lock(&self.0) {
+            Life::Cut => Err(Error::Cut),
+            life => {
+                *life = Life::Lives(machine);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Kept {
@@ -145,8 +180,9 @@ impl Parts {
 
     /// Takes what was saved, all of it.
     pub(super) fn restore(&mut self, supported: &CpuId, kept: Kept) -> Result<(), Error> {
-        let Kept { memory: _, layers, mut state, allow, track_since } = kept;
+        let Kept { memory: _, layers, mut state, allow, track_since, prefetch, lifeline } = kept;
         self.layers = layers;
+        self.prefetch = prefetch;
         self.vm.restore_clock(&state.take("machine")?)?;
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             let saved: VcpuState = state.take(&vcpu_id(index))?;
@@ -165,7 +201,8 @@ impl Parts {
             self.track_since(mark)?;
         }
         // The same state may go on elsewhere, too: from its first instruction the guest can tell.
-        Ok(self.vmgenid.renew()?)
+        self.vmgenid.renew()?;
+        lifeline.map_or(Ok(()), |lifeline| lifeline.attach(self.stop_handle()))
     }
 }
 

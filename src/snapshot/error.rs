@@ -35,8 +35,8 @@ pub enum Error {
     /// A configuration that cannot be.
     #[error(transparent)]
     Config(#[from] config::Error),
-    /// The host has no random numbers for an id.
-    #[error("the host has no random numbers for the snapshot's id")]
+    /// The host has no random numbers, for an id or an address.
+    #[error("the host has no random numbers")]
     Random(#[source] io::Error),
     /// No more descriptors.
     #[error("the host gives no more descriptors")]

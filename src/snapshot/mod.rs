@@ -2,6 +2,7 @@
 
 mod error;
 pub mod folder;
+mod fork;
 pub mod format;
 pub mod info;
 mod live;
@@ -13,7 +14,7 @@ pub mod verify;
 pub use error::Error;
 pub use live::{Live, Lost, save_running};
 pub use manifest::Id;
-pub use open::{Restoring, Snapshot};
+pub use open::{MemorySource, Restoring, Snapshot};
 pub use take::{Options, Saved, Taken};
 
 use crate::memory::Progress;

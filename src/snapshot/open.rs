@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Error;
-use super::folder::Folder;
+use super::folder::{Folder, WORKING_SET};
 use super::manifest::Manifest;
 use crate::config::{MachineConfig, device_name};
-use crate::machine::{Builder, Kept};
-use crate::memory::{self, Layer, Layers};
+use crate::machine::{Builder, Kept, Lifeline, RunningMachine};
+use crate::memory::{self, GuestMemory, Layer, Layers, Prefetch, WorkingSet};
 use crate::virtio::Allow;
 use crate::virtio::block::config::{Disk, Format, Overlay};
 
@@ -20,11 +20,29 @@ pub struct Snapshot {
     layers: Arc<Layers>,
 }
 
+/// How a machine comes to its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemorySource {
+    /// The files are mapped: pages come when they are touched, and machines share what they do not change.
+    #[default]
+    Map,
+    /// A thread brings in each page when it is touched (userfaultfd). The files can go once all have come.
+    Fault,
+    /// All of it is copied into huge pages.
+    Huge,
+}
+
 /// How a machine goes on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Restoring {
     /// What may differ.
     pub allow: Allow,
+    /// How it comes to its memory.
+    pub memory: MemorySource,
+    /// The pages that were recorded as those that are needed first are brought in ahead of the guest.
+    pub prefetch: bool,
+    /// What the guest touches is watched, so that [`Snapshot::record`] can record it.
+    pub record: bool,
     /// Changes of memory are tracked, so that a snapshot can be a diff to this one.
     pub track: bool,
 }
@@ -88,13 +106,60 @@ impl Snapshot {
     /// # Errors
     /// The memory cannot be mapped.
     pub fn builder(&self, config: MachineConfig, how: Restoring) -> Result<Builder, Error> {
+        let lifeline = Arc::new(Lifeline::default());
+        let (memory, layers) = match how.memory {
+            MemorySource::Map => (memory::restore(&self.layers)?, Some(Arc::clone(&self.layers))),
+            MemorySource::Huge => (memory::restore_huge(&self.layers)?, None),
+            MemorySource::Fault => (self.fault_in(&lifeline)?, None),
+        };
+        if how.record && layers.is_some() {
+            WorkingSet::watch(&memory, &self.layers)?;
+        }
+        let set = match &layers {
+            Some(_) if how.prefetch => self.working_set()?,
+            _ => None,
+        };
+        let prefetch = set.map(|set| Prefetch::start(&memory, &self.layers, &set)).transpose()?;
         let kept = Kept {
-            memory: memory::restore(&self.layers)?,
-            layers: Some(Arc::clone(&self.layers)),
+            memory,
+            layers,
             state: self.folder.state().clone(),
             allow: how.allow,
             track_since: how.track.then(|| self.manifest().id.number()),
+            prefetch,
+            lifeline: Some(lifeline),
         };
         Ok(Builder::new(config).restore(kept))
+    }
+
+    /// Memory whose pages come when they are touched. A page that cannot be had is the machine's end.
+    fn fault_in(&self, lifeline: &Arc<Lifeline>) -> Result<GuestMemory, Error> {
+        let lifeline = Arc::clone(lifeline);
+        let failed = move |at, error| {
+            lifeline.cut();
+            log::error!("the machine is stopped: its memory at {at:#x} cannot be had: {error}");
+        };
+        let layers = Layers::clone(&self.layers);
+        Ok(memory::fault::serve(self.layers.size(), layers, Box::new(failed))?)
+    }
+
+    /// The pages that were recorded, if they were.
+    ///
+    /// # Errors
+    /// The record cannot be read, or is damaged.
+    pub fn working_set(&self) -> Result<Option<WorkingSet>, Error> {
+        let path = self.folder.path().join(WORKING_SET);
+        if path.exists() { Ok(Some(WorkingSet::load(&path)?)) } else { Ok(None) }
+    }
+
+    /// Records which pages a machine has touched that was restored with [`Restoring::record`], for those that
+    /// are restored later.
+    ///
+    /// # Errors
+    /// The host does not say, or the record cannot be written.
+    pub fn record(&self, machine: &RunningMachine) -> Result<WorkingSet, Error> {
+        let set = WorkingSet::record(machine.memory(), &self.layers)?;
+        set.save(&self.folder.path().join(WORKING_SET))?;
+        Ok(set)
     }
 }

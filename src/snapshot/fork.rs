@@ -1,0 +1,137 @@
+//! Many machines out of one snapshot, each with an identity of its own.
+
+use std::path::{Path, PathBuf};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::{Error, Restoring, Snapshot};
+use crate::config::{Console, MachineConfig};
+use crate::hypervisor::Hypervisor;
+use crate::machine::{self, Builder, PausedMachine};
+use crate::virtio::block::config::Overlay;
+use crate::virtio::net::config::Mac;
+
+/// In a name: where the number of the copy goes.
+const NUMBER: &str = "{}";
+
+impl Snapshot {
+    /// The configuration of a copy with a number: that of [`Snapshot::config`], with
+    ///
+    /// - an overlay of its own over each disk that it writes, gone with the machine;
+    /// - a new address for each network interface, and a tap of its own, made if need be, without an
+    ///   address of the host's;
+    /// - for the vsock device another cid, the saved one's and as many more as the number says, and one;
+    /// - files and sockets of its own: their names with `.NUMBER` at the end, or with the number where the name
+    ///   has `{}`. Taps have `-NUMBER`.
+    /// - no console on standard input and output.
+    ///
+    /// # Errors
+    /// The host has no random numbers.
+    pub fn copy_config(&self, number: usize) -> Result<MachineConfig, Error> {
+        let mut config = self.config();
+        let devices = &mut config.devices;
+        for disk in devices.disk.iter_mut().filter(|disk| !disk.readonly) {
+            disk.overlay = Some(Overlay::Temp);
+        }
+        for net in &mut devices.net {
+            net.mac = Some(new_mac()?);
+            net.tap = net.tap_name().map(|tap| numbered(tap, '-', number));
+            (net.fd, net.ip) = (None, None);
+        }
+        for vsock in &mut devices.vsock {
+            vsock.cid = vsock.cid.saturating_add(number as u64).saturating_add(1);
+            vsock.uds = numbered_path(&vsock.uds, number);
+        }
+        let consoles = devices.virtio_console.iter_mut().map(|console| &mut console.stream);
+        for console in consoles.chain([&mut config.console]) {
+            match console {
+                Console::Stdio => *console = Console::Off,
+                Console::File(path) => *path = numbered_path(path, number),
+                Console::Off | Console::Pty => {}
+            }
+        }
+        Ok(config)
+    }
+
+    /// Makes `count` machines that go on from here, each with the configuration of [`Self::copy_config`].
+    /// `each` is given the number and the builder of every one, to change what it likes.
+    ///
+    /// # Errors
+    /// One of them cannot be made: none is, and nothing is left behind.
+    pub fn fork(
+        &self,
+        count: usize,
+        how: Restoring,
+        mut each: impl FnMut(usize, Builder) -> Builder,
+    ) -> Result<Vec<PausedMachine>, Error> {
+        let hypervisor = Hypervisor::open().map_err(machine::Error::from)?;
+        let mut made = Made::default();
+        let mut machines = Vec::with_capacity(count);
+        for index in 0..count {
+            let machine = self.copy_config(index).and_then(|config| {
+                let builder = self.builder(config, how)?.hypervisor(hypervisor.clone());
+                let builder = each(index, builder);
+                made.note(builder.config());
+                Ok(builder.build()?)
+            });
+            machines.push(machine.map_err(|error| Error::Fork { index, count, source: Box::new(error) })?);
+        }
+        made.keep();
+        Ok(machines)
+    }
+}
+
+/// Files that the machines make and that stay when they are gone: the overlays that have names.
+#[derive(Default)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Those of a machine that is about to be made.
+    fn note(&mut self, config: &MachineConfig) {
+        let overlays = config.devices.disk.iter().filter_map(|disk| disk.overlay.as_ref());
+        self.0.extend(overlays.filter_map(|overlay| match overlay {
+            Overlay::Path(path) if !path.exists() => Some(path.clone()),
+            _ => None,
+        }));
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // It may not have come to it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn new_mac() -> Result<Mac, Error> {
+    let mut bytes = [0; 8];
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|errno| Error::Random(errno.into()))?;
+    Ok(Mac::local(u64::from_le_bytes(bytes)))
+}
+
+fn numbered(name: &str, separator: char, number: usize) -> String {
+    if name.contains(NUMBER) {
+        name.replace(NUMBER, &number.to_string())
+    } else {
+        format!("{name}{separator}{number}")
+    }
+}
+
+fn numbered_path(path: &Path, number: usize) -> PathBuf {
+    let name = path.file_name().and_then(|name| name.to_str());
+    match name {
+        Some(name) => path.with_file_name(numbered(name, '.', number)),
+        // No text: it cannot have a place for the number.
+        None => {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{number}"));
+            name.into()
+        }
+    }
+}
