@@ -2,12 +2,14 @@ use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
+use kvm_bindings::kvm_regs;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::super::layers::{Layer, Run};
 use super::super::layout::{HOLE_END, HOLE_START};
 use super::super::{discard, image};
 use super::*;
+use crate::hypervisor::{Exit, KickHandle, KvmVcpu, Seat, Vcpu, Vm};
 
 const PAGE: u64 = PAGE_SIZE;
 
@@ -221,4 +223,67 @@ fn all_pages_can_be_fetched() {
     let written =
         image::write(&served.memory, None, &to, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
     assert_eq!(written, 512 * 3 / 4 * PAGE);
+}
+
+/// Code in page 1, and what [`Bytewise`] has elsewhere.
+struct Program(&'static [u8], Bytewise);
+
+impl PageSource for Program {
+    fn read(&mut self, offset: u64, page: &mut [u8]) -> io::Result<()> {
+        self.1.read(offset, page)?;
+        if offset == PAGE {
+            page[..self.0.len()].copy_from_slice(self.0);
+        }
+        Ok(())
+    }
+}
+
+/// A vCPU in real mode at the code, with memory that comes as it touches it; none without KVM.
+fn machine(code: &'static [u8], broken: Option<u64>, failed: Failed) -> Option<(GuestMemory, KvmVcpu)> {
+    let hypervisor = crate::testing::hypervisor()?;
+    let (alive, _) = mpsc::channel();
+    let source = Program(code, Bytewise { asked: Arc::default(), broken, _end: alive });
+    let memory = serve(Size::mib(2), source, failed).ok()?;
+    let vcpu = Vm::new(&hypervisor, memory.clone()).unwrap().create_vcpu(0).unwrap();
+    let mut sregs = vcpu.sregs().unwrap();
+    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    vcpu.set_registers(&kvm_regs { rip: PAGE, rflags: 2, ..Default::default() }, &sregs).unwrap();
+    Some((memory, vcpu))
+}
+
+#[test]
+fn a_guests_own_touch_brings_its_pages() {
+    // mov al, [0x6000]; out 0x42, al; mov [0x5000], al; mov al, [0x5001]; out 0x43, al
+    const CODE: &[u8] = &[0xa0, 0, 0x60, 0xe6, 0x42, 0xa2, 0, 0x50, 0xa0, 1, 0x50, 0xe6, 0x43];
+    let Some((memory, mut vcpu)) = machine(CODE, None, Box::new(|_, error| panic!("{error}"))) else {
+        return;
+    };
+    for (expected, value) in [(0x42, 7), (0x43, 5)] {
+        match vcpu.run() {
+            Exit::PortWrite { port, width: 1, data } => assert_eq!((port, data[0]), (expected, value)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let read = |at| memory.read_obj::<u8>(GuestAddress(at)).unwrap();
+    assert_eq!([0x5000, 0x5001].map(read), [7, 5]);
+}
+
+#[test]
+fn a_guest_whose_page_cannot_be_had_goes_no_further() {
+    // mov al, [0x8000]; out 0x42, al
+    const CODE: &[u8] = &[0xa0, 0, 0x80, 0xe6, 0x42];
+    let kick = Arc::new(KickHandle::default());
+    let stop = Arc::clone(&kick);
+    let (tell, failed) = mpsc::channel();
+    let failed_call = Box::new(move |at, _| {
+        stop.kick();
+        tell.send(at).unwrap();
+    });
+    let Some((_memory, mut vcpu)) = machine(CODE, Some(8), failed_call) else { return };
+    kick.attach();
+    let mut seat = Seat::take(&mut vcpu);
+    let exit = seat.run();
+    assert!(matches!(exit, Exit::Interrupted), "{exit:?}");
+    assert_eq!(failed.recv().unwrap(), 8 * PAGE);
+    kick.detach();
 }
