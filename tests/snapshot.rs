@@ -23,8 +23,13 @@ fn start(kvm: &Hypervisor, config: &MachineConfig) -> (RunningMachine, Screen) {
     (builder.build().unwrap().resume().unwrap(), screen)
 }
 
+/// Paused, with all that its guest has sent on the screen.
 fn pause(machine: RunningMachine) -> PausedMachine {
-    watched("pause", move || machine.pause()).unwrap()
+    let machine = watched("pause", move || machine.pause()).unwrap();
+    watched("flush", move || {
+        machine.flush_console();
+        machine
+    })
 }
 
 /// The same bytes in other memory.

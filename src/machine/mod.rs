@@ -270,6 +270,12 @@ impl PausedMachine {
         self.parts.take_dirty()
     }
 
+    /// Waits until the console's stream has taken all that the guest has sent; [`StopHandle::stop`] ends that
+    /// wait. A machine that is dropped may take the last of it along.
+    pub fn flush_console(&self) {
+        self.parts.outbox.wait_until_drained();
+    }
+
     /// The pseudo-terminal of a machine whose console is one.
     #[must_use]
     pub fn pty(&self) -> Option<&Path> {
