@@ -53,8 +53,8 @@ fn file(sections: u32, table_len: u32, len: u64, rest: &[u8]) -> Vec<u8> {
     file.extend([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     file.extend(sections.to_le_bytes());
     file.extend(table_len.to_le_bytes());
-    let table = usize::try_from(table_len).unwrap().min(rest.len());
-    file.extend(crc32fast::hash(&rest[..table]).to_le_bytes());
+    let table = rest.get(..usize::try_from(table_len).unwrap()).unwrap_or(rest);
+    file.extend(crc32fast::hash(table).to_le_bytes());
     file.extend(len.to_le_bytes());
     file.extend(crc32fast::hash(&file).to_le_bytes());
     file.extend(rest);
