@@ -7,10 +7,12 @@ use crate::events::{Events, Keyboard, Typed};
 use crate::virtio::mmio::Window;
 use crate::virtio::rng::Entropy;
 use crate::virtio::{Result, device_id, net};
-use crate::{Machine, phys, trap};
+use crate::{Machine, cpu, phys, trap};
 
 /// Random bytes that are shown.
 const RANDOM: u64 = 8;
+/// How often an interrupt is waited for that may not come.
+const MOST_WINDOWS: u32 = 100;
 /// The context id in a socket device's configuration (VIRTIO 1.2, 5.10.4).
 const GUEST_CID: u32 = 0;
 
@@ -49,6 +51,8 @@ pub struct Identity {
     generation: Option<u64>,
     /// The id that was last looked at.
     seen: Option<[u64; 2]>,
+    /// Events until then.
+    told: u64,
     entropy: Option<Entropy>,
     network: Option<Window>,
     vsock: Option<Window>,
@@ -64,16 +68,29 @@ impl Identity {
             Some(_) => Some(Entropy::start(machine, 0)?),
             None => None,
         };
-        let mut identity = Identity { generation, seen: None, entropy, network, vsock };
-        identity.has_changed();
+        let mut identity = Identity { generation, seen: None, told: 0, entropy, network, vsock };
+        identity.seen = identity.generation();
         Ok(identity)
     }
 
-    /// Whether the generation id is another than the last time.
+    fn generation(&self) -> Option<[u64; 2]> {
+        let at = self.generation?;
+        Some([phys::read64(at)?, phys::read64(at + 8)?])
+    }
+
+    /// Whether the generation id is another than the last time. If so the event of it is taken, which is
+    /// pending, but which an interpreting KVM may not deliver at the first opportunity.
     pub fn has_changed(&mut self) -> bool {
-        let read = |at| Some([phys::read64(at)?, phys::read64(at + 8)?]);
-        let now = self.generation.and_then(read);
-        core::mem::replace(&mut self.seen, now) != now
+        let now = self.generation();
+        let has_changed = core::mem::replace(&mut self.seen, now) != now;
+        if has_changed {
+            let mut windows = 0..MOST_WINDOWS;
+            while trap::generation_count() == self.told && windows.next().is_some() {
+                cpu::interrupt_window();
+            }
+        }
+        self.told = trap::generation_count();
+        has_changed
     }
 
     pub fn print(&mut self) -> Result<()> {
