@@ -17,6 +17,7 @@ pub mod live;
 pub mod netns;
 pub mod peer;
 pub mod process;
+pub mod saving;
 pub mod screen;
 
 use std::io::{self, Write};

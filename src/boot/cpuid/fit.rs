@@ -16,13 +16,17 @@ use Register::{Eax, Ebx, Ecx, Edx};
 /// Leaf 1, ECX: what no host's list says (hypervisor, TSC deadline), and what the guest itself turns on
 /// (OSXSAVE).
 const NOT_THE_HOSTS: u32 = 1 << 31 | 1 << 27 | 1 << 24;
+/// Leaf 1, EDX: that there are several processors (HTT), which is the machine's own affair.
+const HTT: u32 = 1 << 28;
 /// Leaf 7, ECX: what the guest itself turns on (OSPKE).
 const OSPKE: u32 = 1 << 4;
+/// Leaf 0x80000001, ECX: AMD's word for the same as HTT.
+const CMP_LEGACY: u32 = 1 << 1;
 
 /// Words of which each bit is a feature: leaf, subleaf, register, and the bits that count.
 const WORDS: [(u32, u32, Register, u32); 16] = [
     (1, 0, Ecx, !NOT_THE_HOSTS),
-    (1, 0, Edx, !0),
+    (1, 0, Edx, !HTT),
     (7, 0, Ebx, !0),
     (7, 0, Ecx, !OSPKE),
     (7, 0, Edx, !0),
@@ -32,7 +36,7 @@ const WORDS: [(u32, u32, Register, u32); 16] = [
     (0xd, 0, Edx, !0),
     (0xd, 1, Eax, !0),
     (0x4000_0001, 0, Eax, !0),
-    (0x8000_0001, 0, Ecx, !0),
+    (0x8000_0001, 0, Ecx, !CMP_LEGACY),
     (0x8000_0001, 0, Edx, !0),
     (0x8000_0007, 0, Edx, !0),
     (0x8000_0008, 0, Ebx, !0),
