@@ -7,7 +7,7 @@ use super::folder::{Draft, Folder, MEMORY};
 use super::manifest::{Base, DiskCopy, Host, Id, Image, Manifest};
 use super::{Error, Progress, format};
 use crate::machine::PausedMachine;
-use crate::memory::{DirtyPages, GuestMemory, Layers, image};
+use crate::memory::{self, DirtyPages, GuestMemory, Layers, image};
 use crate::state::State;
 
 /// How a snapshot is made.
@@ -135,7 +135,8 @@ impl Begun {
         layers: Option<&Layers>,
         progress: Progress<'_>,
     ) -> Result<(), Error> {
-        self.memory_bytes += image::write(memory, layers, &self.memory, progress)?;
+        let written = image::write(memory, layers, &self.memory, progress);
+        self.memory_bytes += written.map_err(|error| self.unwritten(error))?;
         Ok(())
     }
 
@@ -147,11 +148,20 @@ impl Begun {
         progress: Progress<'_>,
     ) -> Result<(), Error> {
         let runs: Vec<_> = pages.runs().collect();
-        self.memory_bytes += image::write_pages(memory, &runs, &self.memory, progress)?;
+        let written = image::write_pages(memory, &runs, &self.memory, progress);
+        self.memory_bytes += written.map_err(|error| self.unwritten(error))?;
         if self.base.is_some() {
             self.pages = self.pages.union(pages);
         }
         Ok(())
+    }
+
+    /// What the image does not know is where it was to go.
+    fn unwritten(&self, error: memory::Error) -> Error {
+        match error {
+            memory::Error::Write(source) => self.draft.unwritten(MEMORY, source).into(),
+            error => error.into(),
+        }
     }
 
     /// Adds the state of the machine whose memory this is.

@@ -81,6 +81,12 @@ impl Draft {
             .map_err(|source| failed("make", &path, source))
     }
 
+    /// One of its files cannot be written: the error, by the name that the file was to have.
+    #[must_use]
+    pub fn unwritten(&self, name: &str, source: io::Error) -> Error {
+        failed("write", &self.target.join(name), source)
+    }
+
     /// The path by which the new snapshot finds a base: a relative one when both are in the same directory,
     /// so that they can be moved together.
     ///
@@ -105,8 +111,7 @@ impl Draft {
     /// cannot be written. What was at the path is then still there, whole, or all of the new one is.
     pub fn commit(self, state: &[u8]) -> Result<(), Error> {
         let mut file = self.file(STATE)?;
-        let path = self.path.join(STATE);
-        file.write_all(state).map_err(|source| failed("write", &path, source))?;
+        file.write_all(state).map_err(|source| self.unwritten(STATE, source))?;
         check_own(&self.path, &self.dir)?;
         // It lies in the same directory as it will, so that its base is where it will be.
         let bases = Folder::open(&self.path)?.bases()?;
