@@ -342,6 +342,7 @@ fn a_machine_that_is_another_one() {
         }),
         ("there is a state 'vcpu' of 'vcpu1', and nothing in this machine that it belongs to", &|config| {
             config.cpus = 1;
+            config.devices.disk[0].queues = Some(2);
         }),
         ("there is no state 'vcpu' of 'vcpu2'", &|config| config.cpus = 3),
     ];
