@@ -196,7 +196,7 @@ fn no_acknowledged_flush_is_lost_when_the_power_fails() {
             disk = format!("{disk},overlay={}", overlay.display());
         }
         let process = start(&mut journal(&disk, "journal"));
-        process.stdout.wait_for("acked 1\n");
+        process.stdout.wait_for("acked 1\r\n");
         std::thread::sleep(Duration::from_millis(round * 7 % 200));
         process.signal(libc::SIGKILL);
         let acknowledged = last_acknowledged(&process.finish().stdout);

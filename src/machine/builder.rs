@@ -126,14 +126,6 @@ pub enum Error {
     /// Changes of memory are not known since then.
     #[error("the changes of the machine's memory are not known since that snapshot")]
     Basis,
-    /// A device's own file cannot be read.
-    #[error("{device}: cannot open its overlay")]
-    Overlay {
-        /// The device.
-        device: String,
-        /// What the host said.
-        source: io::Error,
-    },
     /// A virtio device cannot be kept, or what was kept does not fit it.
     #[error(transparent)]
     Device(#[from] SaveError),

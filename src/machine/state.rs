@@ -1,6 +1,6 @@
 //! A paused machine's state: into sections, and out of them into a machine that was just built.
 
-use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::CpuId;
@@ -81,17 +81,9 @@ impl PausedMachine {
     }
 
     /// The files that the virtio devices' states are of no use without, by the devices' names.
-    ///
-    /// # Errors
-    /// The host does not open one.
-    pub fn overlays(&mut self) -> Result<Vec<(String, File)>, Error> {
-        let mut overlays = Vec::new();
-        for OnThread { name, worker, .. } in self.parts.parked.iter_mut().map(Box::as_mut) {
-            let overlay = worker.device().overlay();
-            let overlay = overlay.map_err(|source| Error::Overlay { device: name.clone(), source })?;
-            overlays.extend(overlay.map(|file| (name.clone(), file)));
-        }
-        Ok(overlays)
+    pub fn overlays(&self) -> impl Iterator<Item = (&str, PathBuf)> {
+        let overlay = |device: &'_ OnThread| device.worker.overlay();
+        self.parts.parked.iter().filter_map(move |device| Some((device.name.as_str(), overlay(device)?)))
     }
 
     /// Has changes of memory noted from now on, a moment that is known by `mark` from then on. The guest's

@@ -18,7 +18,8 @@ const PATIENCE: usize = 4096;
 const MAPS: &str = "/proc/self/maps";
 
 /// Gives the whole pages in a part of guest memory back to the host, and says how many bytes these are.
-/// The guest finds them cleared when it touches them again.
+/// The guest finds them cleared when it touches them again, also those that the host does not get: parts of
+/// huge pages, and restored pages in too many places.
 ///
 /// # Errors
 /// The host keeps them: what they hold may be gone or not.
@@ -38,6 +39,9 @@ pub fn discard<B: BitmapSlice>(memory: &GuestMemory, part: &VolatileSlice<'_, B>
     let freed = if region.is_some_and(|region| region.flags() & libc::MAP_SHARED != 0) {
         // A page that others can map as well has to go from its file.
         host::advise(&pages, libc::MADV_REMOVE).map(|()| len)
+    } else if region.and_then(GuestMemoryRegion::is_hugetlbfs) == Some(true) {
+        // A huge page could be another's when the guest needs it again, and then it has none: they stay.
+        host::clear(&pages).map(|()| 0)
     } else if region.is_some_and(|region| region.file_offset().is_some()) {
         discard_private(&pages)
     } else {

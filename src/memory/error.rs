@@ -108,4 +108,28 @@ pub enum Error {
     /// The working set cannot be brought in.
     #[error("cannot bring in the working set")]
     Prefetch(#[source] io::Error),
+    /// The host has no userfaultfd for this process.
+    #[error(
+        "cannot serve the guest's page faults by userfaultfd: it takes /dev/userfaultfd \
+         (`sudo setfacl -m u:$USER:rw /dev/userfaultfd`) or `sudo sysctl vm.unprivileged_userfaultfd=1`"
+    )]
+    Userfaultfd(#[source] io::Error),
+    /// The host has not set aside enough huge pages.
+    #[error(
+        "cannot map {size} of guest memory in huge pages: it takes {needed} huge pages of 2 MiB, and {free} are \
+         free; set more aside in /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+    )]
+    HugePages {
+        /// How much was asked for.
+        size: Size,
+        /// How many pages that takes.
+        needed: u64,
+        /// How many the host has.
+        free: u64,
+        /// What the host said.
+        source: FromRangesError,
+    },
+    /// Huge pages do not come in parts.
+    #[error("{0} of guest memory cannot be in huge pages: give a multiple of 2 MiB")]
+    HugePageSize(Size),
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{FileOffset, VolatileSlice};
+use vm_memory::{FileOffset, GuestMemoryRegion, MmapRegion, VolatileSlice};
 
 use super::Region;
 use super::layout::PAGE_SIZE;
@@ -24,6 +24,9 @@ const ENTRIES: usize = 1 << 15;
 
 /// Bytes that are copied at a time.
 const BUFFER: usize = 1 << 18;
+
+/// What a region of guest memory is made of.
+pub(super) type Mapping = MmapRegion<<Region as GuestMemoryRegion>::B>;
 
 /// Which pages the process holds.
 pub(super) struct Pagemap(File);
@@ -66,13 +69,14 @@ pub(super) fn append(runs: &mut Vec<(u64, u64)>, (first, count): (u64, u64)) {
 }
 
 /// Maps so much memory: private, of the file if there is one, and as nothing but zeroes if not.
-pub(super) fn map(file: Option<FileOffset>, len: usize) -> Result<vm_memory::MmapRegion<B>, MmapRegionError> {
+pub(super) fn map(
+    file: Option<FileOffset>,
+    len: usize,
+    flags: libc::c_int,
+) -> Result<Mapping, MmapRegionError> {
     let kind = if file.is_some() { 0 } else { libc::MAP_ANONYMOUS };
-    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | kind;
-    vm_memory::MmapRegion::build(file, len, libc::PROT_READ | libc::PROT_WRITE, flags)
+    MmapRegion::build(file, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | kind | flags)
 }
-
-type B = <Region as vm_memory::GuestMemoryRegion>::B;
 
 fn result(returned: libc::c_int) -> io::Result<()> {
     if returned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -89,7 +93,7 @@ pub(super) fn map_over<B: BitmapSlice>(
     file: Option<(&File, u64)>,
 ) -> io::Result<()> {
     let guard = slice.ptr_guard_mut();
-    if guard.as_ptr() as u64 % PAGE_SIZE != 0 || slice.len() as u64 % PAGE_SIZE != 0 || slice.is_empty() {
+    if [guard.as_ptr() as u64, slice.len() as u64].iter().any(|n| !n.is_multiple_of(PAGE_SIZE)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let kind = if file.is_some() { 0 } else { libc::MAP_ANONYMOUS };

@@ -203,7 +203,7 @@ pub fn restore(layers: &Layers) -> Result<GuestMemory, Error> {
     let mut regions = Vec::new();
     let mut at = 0;
     for (start, len) in ranges(size)? {
-        let map = host::map(Some(FileOffset::from_arc(Arc::clone(base), at)), len)
+        let map = host::map(Some(FileOffset::from_arc(Arc::clone(base), at)), len, libc::MAP_NORESERVE)
             .map_err(|error| Error::Map { size, source: error.into() })?;
         at += map.size() as u64;
         regions.extend(GuestRegionMmap::new(map, start));

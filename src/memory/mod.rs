@@ -6,7 +6,9 @@
 pub mod dirty;
 mod discard;
 mod error;
+pub mod fault;
 mod host;
+mod huge;
 pub mod image;
 mod layers;
 pub mod layout;
@@ -20,6 +22,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegio
 pub use dirty::DirtyPages;
 pub use discard::discard;
 pub use error::Error;
+pub use huge::{allocate_huge, restore_huge};
 pub use layers::{Layer, Layers, Run, restore};
 pub use working_set::{Prefetch, WorkingSet};
 

@@ -159,11 +159,11 @@ impl Begun {
         let Self { draft, memory, base, pages, memory_bytes, track } = self;
         let state = machine.save()?;
         let mut disks = Vec::new();
-        for (device, overlay) in machine.overlays()? {
-            let copy = draft.file(&overlay_name(&device))?;
-            let copied = image::copy(&overlay, &copy);
-            copied.map_err(|source| Error::Overlay { device: device.clone(), source })?;
-            disks.push((device, copy));
+        for (device, overlay) in machine.overlays() {
+            let copy = draft.file(&overlay_name(device))?;
+            let copied = File::open(overlay).and_then(|overlay| image::copy(&overlay, &copy));
+            copied.map_err(|source| Error::Overlay { device: device.to_owned(), source })?;
+            disks.push((device.to_owned(), copy));
         }
         let host = Host::of(&state.get("vcpu0")?);
         let config = machine.config().clone();

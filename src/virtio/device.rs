@@ -1,9 +1,7 @@
 //! The trait of a virtio device.
 
-use std::fs::File;
-use std::io;
 use std::os::fd::RawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use vmm_sys_util::epoll::EventSet;
@@ -97,6 +95,13 @@ pub trait Device: Send + 'static {
     /// The driver is gone; as before [`activate`](Self::activate).
     fn reset(&mut self) {}
 
+    /// Where the file is that has what the guest has written and that a snapshot has to copy, its time of
+    /// change included, once the device is [`save`](Self::save)d: a disk's overlay. A path of the process's
+    /// own descriptors if the file has no name.
+    fn overlay(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// Keeps, as a [`Saved`](crate::state::Saved) of this id, what a new device of the same configuration
     /// has to know to go on for the same driver; nothing if there is no such thing. What it has on the host
     /// has to be there for that device, too. Called between [`stop`](Self::stop) and
@@ -109,15 +114,6 @@ pub trait Device: Send + 'static {
     fn save(&mut self, id: &str, state: &mut State) -> Result<(), SaveError> {
         let _ = state;
         Err(SaveError::Unsaveable(id.to_owned()))
-    }
-
-    /// A file of the device's own that its state is of no use without, to be copied into the snapshot: a
-    /// disk's overlay. Called after [`save`](Self::save).
-    ///
-    /// # Errors
-    /// The host does not open it.
-    fn overlay(&self) -> io::Result<Option<File>> {
-        Ok(None)
     }
 
     /// Goes on for the driver of another device, which has kept this. A driver that was set up has been

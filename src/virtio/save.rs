@@ -222,3 +222,6 @@ const NAMES: [(u32, u32, &str); 36] = [
     (5, 5, "VIRTIO_BALLOON_F_PAGE_REPORTING"),
     (19, 0, "VIRTIO_VSOCK_F_STREAM"),
 ];
+
+#[cfg(test)]
+mod tests;

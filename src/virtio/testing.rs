@@ -2,7 +2,7 @@
 //! rings in (anonymous) guest memory, while the device is on a real event loop. And the suite that
 //! every device has to pass.
 
-#![cfg_attr(fuzzing, allow(dead_code))]
+#![cfg_attr(fuzzing, allow(dead_code, unused_imports))]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 use std::collections::HashMap;
@@ -14,6 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 mod saving;
 
+pub(crate) use self::saving::copy;
 use super::status::bit;
 use super::transport::Mmio;
 use super::{Device, DeviceHandle, Opened, Place, Worker, feature};
@@ -103,16 +104,15 @@ impl GuestDriver {
 
     /// As [`Self::new`], of a guest with so much memory.
     pub(crate) fn with_memory(device: Box<dyn Device>, size: Size) -> Self {
-        let mut driver = Self::parked(device, memory::allocate(size).unwrap());
-        driver.resume();
-        driver
+        Self::build(device, memory::allocate(size).unwrap(), true)
     }
 
-    /// A device on no event loop.
-    fn parked(device: Box<dyn Device>, memory: GuestMemory) -> Self {
+    /// A device in a guest with this memory; if it `starts`, it is on its event loop.
+    fn build(device: Box<dyn Device>, memory: GuestMemory, starts: bool) -> Self {
         let line = Arc::new(FakeLine::default());
         let opened = Opened { name: NAME.into(), iothread: None, kernel_words: None, device };
         let attached = opened.attach(&memory, line.clone(), None).unwrap();
+        let (on_loop, parked) = [attached.worker].into_iter().partition(|_| starts);
         Self {
             memory,
             line,
@@ -121,8 +121,8 @@ impl GuestDriver {
             successor: None,
             predecessor: None,
             registers: Mutex::new(attached.registers),
-            events: EventLoop::start("events", Vec::new()).unwrap(),
-            parked: vec![attached.worker],
+            events: EventLoop::start("events", on_loop).unwrap(),
+            parked,
             queues: Vec::new(),
             next_buffer: BUFFERS,
             inputs: HashMap::new(),

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
@@ -251,8 +252,14 @@ impl Worker {
         self.start(ops);
     }
 
+    /// The file that a snapshot of the device has to copy: [`Device::overlay`].
+    #[must_use]
+    pub fn overlay(&self) -> Option<PathBuf> {
+        self.device.overlay()
+    }
+
     /// The device itself.
-    pub fn device(&mut self) -> &mut dyn Device {
+    pub(super) fn device(&mut self) -> &mut dyn Device {
         self.device.as_mut()
     }
 

@@ -1,3 +1,5 @@
+#![allow(clippy::single_range_in_vec_init, reason = "one range is what is meant")]
+
 use std::io::Write;
 
 use vm_memory::{Bytes, GuestAddress};

@@ -310,3 +310,64 @@ fn options_are_read_and_checked() {
     let error = "one: stats=0: give a number of seconds from 1 on, or leave it out";
     assert_eq!(machine("stats=0,id=one"), Err(error.to_owned()));
 }
+
+#[test]
+fn a_balloon_goes_on_in_another_machine() {
+    let features = feature::STATS_VQ | feature::FREE_PAGE_HINT | feature::PAGE_REPORTING;
+    let mut driver = GuestDriver::new(all().open(&PLACE).unwrap());
+    driver.set_up(features);
+    driver.handle.command(Command::BalloonTarget(Size::mib(3))).unwrap();
+    driver.handle.command(Command::BalloonHinting(true)).unwrap();
+    let round = word(&driver, 8);
+    say(&mut driver, round);
+    driver.write(reg::CONFIG + 4, 100);
+    driver.write_bytes(reg::CONFIG + 12, &[1; 4]);
+    let entry = [&4_u16.to_le_bytes()[..], &1000_u64.to_le_bytes()].concat();
+    let head = driver.offer(STATS, &[&entry], &[]);
+    driver.kick(STATS);
+    driver.settle();
+    assert_eq!(driver.used(STATS), None);
+    driver.pause();
+    driver.hand_over(Config { target: Some(Size::mib(9)), ..all() }.open(&PLACE).unwrap());
+    let first = driver.predecessor.take().unwrap();
+    assert_eq!(driver.config::<16>(0), first.config(0));
+    assert_eq!(driver.read(0xfc), first.read(0xfc));
+    assert_eq!([0, 4, 8].map(|offset| word(&driver, offset)), [3 << 20 >> 12, 100, round]);
+    // The driver has its chain back, and gives it with new numbers.
+    assert_eq!(driver.used(STATS).map(|used| used.0), Some(head));
+    driver.resume();
+    driver.offer(STATS, &[&entry], &[]);
+    driver.kick(STATS);
+    driver.settle();
+    assert_eq!(metric(&driver, "guest_free_bytes"), Some(1000));
+    driver.wait_used(STATS);
+    // The round of hints goes on, and reports are taken.
+    for (queue, address) in [(HINTING, 0x100_0000), (REPORTING, 0x110_0000)] {
+        driver.memory.write_obj(7_u8, GuestAddress(address)).unwrap();
+        driver.descriptor(GuestDriver::ring(queue).0, 100, address, 4096, 2, 0);
+        driver.make_available(queue, 100);
+        driver.kick(queue);
+        driver.wait_used(queue);
+        assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(address)).unwrap(), 0, "{queue}");
+    }
+    say(&mut driver, CMD_ID_STOP);
+    wait("the round does not end", || word(&driver, 8) == CMD_ID_DONE);
+}
+
+#[test]
+fn queues_that_close_ranks_do_so_after_a_restore() {
+    let mut balloon = Balloon::new(&all(), &PLACE, None);
+    balloon.activate(feature::PAGE_REPORTING);
+    for places in [Role::closed_ranks(feature::PAGE_REPORTING), Role::fixed_places(feature::PAGE_REPORTING)] {
+        balloon.places = Some(places);
+        balloon.done = [0, 4, 8, 0, u32::MAX as usize];
+        let mut state = State::default();
+        balloon.save("b", &mut state).unwrap();
+        let mut other = Balloon::new(&all(), &PLACE, None);
+        other.activate(feature::PAGE_REPORTING);
+        let config = other.config.clone();
+        let mut from = Restore { id: "b", state: &mut state, config: &config, allow: Default::default() };
+        other.restore(&mut from).unwrap();
+        assert_eq!((other.places, other.done), (balloon.places, balloon.done));
+    }
+}

@@ -1,8 +1,8 @@
 //! The block device (VIRTIO 1.2, section 5.2): requests to an engine and its results back.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 
 use vmm_sys_util::epoll::EventSet;
 
@@ -360,6 +360,10 @@ impl Device for Block {
         (self.bytes, self.held) = (0, false);
     }
 
+    fn overlay(&self) -> Option<PathBuf> {
+        self.image.overlay()
+    }
+
     /// What is on the disk is in its file, and stays there.
     fn save(&mut self, id: &str, state: &mut State) -> Result<(), SaveError> {
         let Self {
@@ -383,10 +387,6 @@ impl Device for Block {
         } = self;
         let device = |source| SaveError::Device { device: id.to_owned(), source: Box::new(source) };
         Ok(state.put(id, &image.save().map_err(device)?)?)
-    }
-
-    fn overlay(&self) -> io::Result<Option<File>> {
-        self.image.overlay()
     }
 
     fn restore(&mut self, from: &mut Restore<'_>) -> Result<(), SaveError> {

@@ -88,6 +88,37 @@ fn output_that_nobody_takes_waits_with_the_guest() {
 }
 
 #[test]
+fn output_that_is_half_sent_goes_on_in_another_machine() {
+    let (device, mut from_guest, _to_guest) = on_pipes();
+    let mut driver = set_up(device);
+    driver.handle.command(Command::ConsoleResize { columns: 80, rows: 25 }).unwrap();
+    let text = text(300_000);
+    let head = driver.offer(TRANSMIT, &[&text], &[]);
+    driver.kick(TRANSMIT);
+    driver.settle();
+    let sent = usize::try_from(metric(&driver, "transmitted_bytes")).unwrap();
+    assert!((1..text.len()).contains(&sent));
+    driver.pause();
+    let (device, mut rest, _to_other) = on_pipes();
+    driver.hand_over(Box::new(device));
+    assert_eq!(driver.config::<4>(0), [80, 0, 25, 0]);
+    // What the first machine's stream has is said there, and all else by the second's.
+    driver.resume();
+    let mut first = driver.predecessor.take().unwrap();
+    let mut said = vec![0; text.len()];
+    rest.read_exact(&mut said[sent..]).unwrap();
+    assert_eq!(driver.wait_used(TRANSMIT).0, head);
+    // The first one goes on as well.
+    first.resume();
+    from_guest.read_exact(&mut said[..sent]).unwrap();
+    assert_eq!(said, text);
+    let mut own = vec![0; text.len() - sent];
+    from_guest.read_exact(&mut own).unwrap();
+    assert_eq!(own, text[sent..]);
+    assert_eq!(first.wait_used(TRANSMIT).0, head);
+}
+
+#[test]
 fn input_waits_for_buffers() {
     let (device, _from_guest, mut to_guest) = on_pipes();
     let mut driver = set_up(device);

@@ -9,9 +9,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::config::parse_options;
-use crate::virtio::feature;
 use crate::virtio::iovec::IoVecs;
-use crate::virtio::testing::{GuestDriver, conformance, wait};
+use crate::virtio::testing::{GuestDriver, conformance, copy, wait};
+use crate::virtio::{Allow, feature};
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -368,4 +368,46 @@ fn a_frame_notes_the_pages_that_it_comes_to() {
     }
     port.send(&rooms[0]).unwrap();
     assert!(dirty::take(&memory).is_empty());
+}
+
+/// A device of this configuration whose address is its own where it was not asked for.
+fn nic_with(word: &str, pairs: usize, own: u64) -> (Nic, Vec<UnixDatagram>) {
+    let (mut nic, sockets) = nic_of(word, pairs);
+    if !nic.mac_given {
+        nic.mac = Mac::local(own);
+    }
+    (nic, sockets)
+}
+
+#[test]
+fn an_address_is_kept_unless_it_was_asked_for() {
+    let given = "mac=52:54:00:12:34:56";
+    for (word, expected) in [("", Mac::local(7).octets()), (given, [0x52, 0x54, 0, 0x12, 0x34, 0x56])] {
+        let mut driver = GuestDriver::new(Box::new(nic_with("", 1, 7).0));
+        driver.set_up(0);
+        driver.pause();
+        let state = driver.save().unwrap();
+        let (nic, _sockets) = nic_with(word, 1, 8);
+        let heir = driver.heir(Box::new(nic), copy(&driver.memory), state.clone(), Allow::default());
+        let mut heir = heir.unwrap();
+        assert_eq!(heir.config(0), expected);
+        assert_eq!(heir.save().unwrap() == state, word.is_empty());
+    }
+}
+
+#[test]
+fn buffers_of_the_driver_s_wait_in_the_next_device_too() {
+    let (mut driver, _socket) = set_up("", features::MRG_RXBUF);
+    offer(&mut driver, 3, 1000);
+    driver.settle();
+    driver.pause();
+    let (nic, sockets) = nic_of("", 1);
+    driver.hand_over(Box::new(nic));
+    let sent = frame(2500, 1);
+    sockets[0].send(&sent).unwrap();
+    driver.resume();
+    assert_eq!(wait_frame(&mut driver), (delivered(&sent, 3), 3));
+    let mut first = driver.predecessor.take().unwrap();
+    first.settle();
+    assert_eq!(first.used(RX), None);
 }

@@ -14,6 +14,12 @@ impl GuestDriver {
         virtio::save(NAME, &lock(&self.registers), &mut self.parked[0], &mut state).map(|()| state)
     }
 
+    /// The file that is to be copied with that.
+    #[cfg(test)]
+    pub(crate) fn overlay(&self) -> Option<std::path::PathBuf> {
+        self.parked[0].overlay()
+    }
+
     /// Makes a device that is on no loop yet what another one was.
     fn restore(&mut self, mut state: State, allow: Allow) -> Result<(), SaveError> {
         virtio::restore(NAME, &mut lock(&self.registers), &mut self.parked[0], &mut state, allow)?;
@@ -28,7 +34,7 @@ impl GuestDriver {
         state: State,
         allow: Allow,
     ) -> Result<Self, SaveError> {
-        let mut heir = Self::parked(device, memory);
+        let mut heir = Self::build(device, memory, false);
         heir.restore(state, allow)?;
         heir.queues.clone_from(&self.queues);
         heir.inputs.clone_from(&self.inputs);

@@ -6,6 +6,7 @@ mod closing;
 mod credit;
 mod crowd;
 mod hostile;
+mod saving;
 mod setup;
 
 use std::io::{Read, Write};

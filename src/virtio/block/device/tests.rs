@@ -1,5 +1,7 @@
 //! The device, through its rings.
 
+mod saving;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -60,6 +60,8 @@ pub(super) struct HostFile {
     file: File,
     path: PathBuf,
     block_device: bool,
+    /// Nobody finds it by its path.
+    unnamed: bool,
     alignment: Alignment,
     /// As it was when it was opened.
     opened: Stamp,
@@ -123,7 +125,9 @@ impl HostFile {
             }
             _ => Err(error),
         });
-        Self::new(file.map_err(failed)?, folder.join("(temporary)"), access, false)
+        let mut host = Self::new(file.map_err(failed)?, folder.join("(temporary)"), access, false)?;
+        host.unnamed = true;
+        Ok(host)
     }
 
     fn flags(access: Access) -> i32 {
@@ -142,7 +146,7 @@ impl HostFile {
         };
         let opened =
             stamp(&file, block_device).map_err(|source| Error::Read { path: path.clone(), source })?;
-        Ok(Self { file, path, block_device, alignment, opened })
+        Ok(Self { file, path, block_device, unnamed: false, alignment, opened })
     }
 
     /// By what a change shows that was made before it was opened.
@@ -157,6 +161,11 @@ impl HostFile {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A path by which this process can open it once more.
+    pub(super) fn reachable(&self) -> PathBuf {
+        if self.unnamed { format!("/proc/self/fd/{}", self.as_raw_fd()).into() } else { self.path.clone() }
     }
 
     pub(super) fn alignment(&self) -> Alignment {

@@ -31,8 +31,9 @@ pub struct Image {
     path: PathBuf,
     engine: EngineKind,
     kind: Kind,
+    /// It has an overlay.
     is_overlay: bool,
-    /// The overlay was made when the image was opened.
+    /// Which was made when it was opened.
     is_new: bool,
 }
 
@@ -67,8 +68,13 @@ impl Image {
             }
             None => Kind::Raw(Arc::new(open_raw(disk, access)?)),
         };
-        let is_overlay = disk.overlay.is_some();
-        Ok(Self { path: disk.path.clone(), engine: disk.engine, kind, is_overlay, is_new })
+        Ok(Self {
+            path: disk.path.clone(),
+            engine: disk.engine,
+            kind,
+            is_overlay: disk.overlay.is_some(),
+            is_new,
+        })
     }
 
     fn rules(&self) -> &Rules {

@@ -1,10 +1,6 @@
 //! By what an image is known again.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::{Error, Image, Kind};
 use crate::state::saved;
@@ -45,19 +41,9 @@ impl Image {
         })
     }
 
-    /// The overlay, open once more and for reading only; none if what the guest writes goes into the image.
-    ///
-    /// # Errors
-    /// The host does not open it.
-    pub fn overlay(&self) -> io::Result<Option<File>> {
-        match &self.kind {
-            Kind::Qcow2(qcow2) if self.is_overlay => {
-                let files = qcow2.files();
-                let open = |file: &Arc<HostFile>| File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
-                files.first().map(open).transpose()
-            }
-            _ => Ok(None),
-        }
+    /// Where its overlay is, if it has one.
+    pub(in crate::virtio::block) fn overlay(&self) -> Option<PathBuf> {
+        self.files(HostFile::reachable).into_iter().next().filter(|_| self.is_overlay)
     }
 
     /// The image's file and those that it stands on.
@@ -77,6 +63,9 @@ impl Image {
         if files.len() - above != saved.files.len() || above > usize::from(self.is_new) {
             let (had, has) = (saved.files.len(), files.len());
             return image(format!("it was in {had} files, one over the other, and is in {has} now"));
+        }
+        if above == 0 && self.is_new {
+            return image("its overlay is a new one: give it (a copy of) the one that it had".to_owned());
         }
         let mut pairs = files.iter().skip(above).zip(&saved.files);
         if let Some(found) = pairs.find_map(|((path, now), then)| changed(path, *now, *then)) {

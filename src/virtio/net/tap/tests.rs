@@ -11,9 +11,9 @@ use super::super::Mac;
 use super::*;
 use crate::config::parse_options;
 use crate::testing::skip;
-use crate::virtio::feature;
 use crate::virtio::net::nic;
-use crate::virtio::testing::{GuestDriver, wait};
+use crate::virtio::testing::{GuestDriver, copy, wait};
+use crate::virtio::{Allow, feature};
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -435,5 +435,62 @@ fn descriptors_of_a_tap_become_a_device() {
         set_up(&mut driver, 0);
         send(&mut driver, Header::default(), &tcp(5));
         assert_eq!(host.receive().1, tcp(5));
+    });
+}
+
+#[test]
+fn the_next_tap_is_set_as_the_one_before() {
+    in_namespace(|| {
+        let control = features::CTRL_VQ | features::CTRL_GUEST_OFFLOADS;
+        let offloads = features::GUEST_CSUM | features::GUEST_TSO4;
+        for switched_off in [false, true] {
+            let (mut driver, _host) = driver("tap,queues=2");
+            driver.set_up(offloads | control | features::MRG_RXBUF | features::MQ);
+            let control = |driver: &mut GuestDriver, outputs: &[&[u8]]| {
+                assert_eq!(driver.request(4, outputs, &[1]).1, [0]);
+            };
+            control(&mut driver, &[&[4, 0], &[2, 0]]);
+            if switched_off {
+                control(&mut driver, &[&[5, 0], &0_u64.to_le_bytes()]);
+            }
+            offer(&mut driver, RX, 64);
+            offer(&mut driver, 2, 64);
+            driver.pause();
+            let state = driver.save().unwrap();
+            let other = |word: &str| {
+                let config = config(word);
+                let tap = Tap::open(&config).unwrap();
+                (Host::new(&tap.name), nic(&config, tap).unwrap())
+            };
+            let heir = |nic| {
+                let memory = copy(&driver.memory);
+                driver.heir(Box::new(nic), memory, state.clone(), Allow::default())
+            };
+            let error = heir(other("tap=off,queues=2,offload=off").1).err().unwrap().to_string();
+            let names = "VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_GUEST_TSO4";
+            assert!(error.contains(names), "{error}");
+            let (host, nic) = other("tap=next,queues=2");
+            let mut heir = heir(nic).unwrap();
+            assert_eq!(heir.save().unwrap(), state);
+            heir.resume();
+            heir.settle();
+            host.send(SEGMENTS, &tcp(2801));
+            // In either queue: the kernel chooses.
+            let mut sizes = Vec::new();
+            while sizes.iter().sum::<usize>() < 2801 {
+                wait("no frame", || {
+                    let used = [RX, 2].into_iter().find_map(|queue| heir.used(queue));
+                    // A frame of one piece takes two buffers, of which the second has no header.
+                    used.map(|(_, len, _)| {
+                        sizes.push(
+                            len as usize - if sizes.len() == 1 && !switched_off { 0 } else { HEADER + 54 },
+                        )
+                    })
+                    .is_some()
+                });
+            }
+            assert_eq!(sizes.iter().sum::<usize>(), 2801);
+            assert_eq!(sizes.len(), if switched_off { 3 } else { 2 });
+        }
     });
 }
