@@ -349,9 +349,9 @@ fn a_folder_that_others_can_enter_holds_no_sockets() {
 
 /// The number in a line of the guest's output, the last that is whole.
 fn last_number(text: &str) -> u64 {
-    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    let numbers = lines.filter_map(|line| line.trim().strip_prefix("flood ")?.parse().ok());
-    numbers.last().unwrap_or_else(|| panic!("no number in: {text}"))
+    let lines: Vec<_> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
+    let mut numbers = lines.iter().rev().filter_map(|line| line.trim().strip_prefix("flood ")?.parse().ok());
+    numbers.next().unwrap_or_else(|| panic!("no number in: {text}"))
 }
 
 #[test]
