@@ -61,7 +61,7 @@ impl Restore {
         config.devices = self.devices.over(config.devices);
         config.validate()?;
         let allow = Allow { changed_disks: self.allow.contains(&Difference::ChangedDisks) };
-        let how = Restoring { allow, track: self.track };
+        let how = Restoring { allow, track: self.track, ..Restoring::default() };
         self.session.run(config, process_start, |config| Ok(snapshot.builder(config, how)?))
     }
 }
