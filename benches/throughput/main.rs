@@ -19,7 +19,6 @@ mod report;
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
