@@ -121,8 +121,7 @@ struct Target {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    if let Err(error) = fs::File::options().read(true).write(true).open("/dev/kvm") {
-        println!("skipped: /dev/kvm: {error}");
+    if !support::have_kvm() {
         return Ok(());
     }
     // First, as the load that it tells is then that of others.

@@ -346,3 +346,61 @@ fn a_folder_that_others_can_enter_holds_no_sockets() {
         assert!(ended.stderr.contains("nobody else can enter"), "{}", ended.stderr);
     }
 }
+
+/// The number in a line of the guest's output, the last that is whole.
+fn last_number(text: &str) -> u64 {
+    let lines: Vec<_> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
+    let mut numbers = lines.iter().rev().filter_map(|line| line.trim().strip_prefix("flood ")?.parse().ok());
+    numbers.next().unwrap_or_else(|| panic!("no number in: {text}"))
+}
+
+#[test]
+fn a_machine_is_saved_by_the_command_and_goes_on_in_another_process() {
+    if kvm().is_none() {
+        return;
+    }
+    let named = Named::new();
+    let path = |name: &str| named.0.path().join(name).to_str().unwrap().to_owned();
+    let (whole, diff, live) = (path("whole"), path("diff"), path("live"));
+    let words = ["run", "--memory", "32M", "--cmdline", "boot flood", "--name", "web"];
+    let web = start(&mut named.command(&words));
+    web.stdout.wait_for("flood 10\r\n");
+    let create = |arguments: &[&str]| -> Value {
+        let words = ["snapshot", "create", "web", "--json"];
+        serde_json::from_str(&named.done(&[&words, arguments].concat())).unwrap()
+    };
+    let saved = create(&[&whole, "--track"]);
+    let json = |words: &[&str]| -> Value { serde_json::from_str(&named.done(words)).unwrap() };
+    assert_eq!(json(&["snapshot", "info", "--json", &whole])["id"], saved["id"]);
+    assert_eq!(named.list()[0]["state"], "running");
+    let changed = create(&[&diff, "--diff-of", &whole]);
+    assert!(changed["memory_bytes"].as_u64() < saved["memory_bytes"].as_u64(), "{changed} {saved}");
+    assert_eq!(json(&["snapshot", "info", "--json", &diff])["base"]["id"], saved["id"]);
+    let refused = named.finish(&["snapshot", "create", "web", &path("no/where")]);
+    assert_eq!((refused.code(), refused.stderr.lines().count()), (1, 1), "{}", refused.stderr);
+    named.done(&["ctl", "web", "pause"]);
+    let seen = last_number(&web.stdout.text());
+    create(&[&live, "--max-pause", "1s"]);
+    assert_eq!(named.list()[0]["state"], "paused");
+    named.done(&["ctl", "web", "stop"]);
+    assert_eq!(web.finish().code(), 0);
+
+    for (name, path) in [("whole", &whole), ("diff", &diff), ("live", &live)] {
+        assert_eq!(named.done(&["snapshot", "verify", path]), "");
+        let process = start(&mut named.command(&["restore", path, "--name", name]));
+        process.stdout.wait_for("flood");
+        let info = json(&["ctl", name, "info", "--json"]);
+        assert_eq!((&info["state"], &info["memory_bytes"]), (&json!("running"), &json!(32 << 20)));
+        named.done(&["ctl", name, "stop"]);
+        let ended = process.finish();
+        assert_eq!((ended.code(), ended.stderr.as_str()), (0, ""));
+        if name == "live" {
+            let first = ended.stdout.lines().find(|line| line.starts_with("flood ")).unwrap();
+            assert!(last_number(&format!("{first}\n")) >= seen, "{first}, after {seen}");
+        }
+    }
+    named.done(&["snapshot", "rm", &whole]);
+    let orphan = named.finish(&["restore", &diff]);
+    assert_eq!((orphan.code(), orphan.stderr.lines().count()), (1, 1), "{}", orphan.stderr);
+    assert!(orphan.stderr.contains(&whole) || orphan.stderr.contains("whole"), "{}", orphan.stderr);
+}

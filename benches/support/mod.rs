@@ -8,3 +8,12 @@ pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod results;
 pub(crate) mod stats;
+
+/// Whether there is KVM; says why not.
+pub(crate) fn have_kvm() -> bool {
+    let opened = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = &opened {
+        println!("skipped: /dev/kvm: {error}");
+    }
+    opened.is_ok()
+}

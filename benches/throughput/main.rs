@@ -19,7 +19,6 @@ mod report;
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
@@ -134,8 +133,7 @@ struct Results {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    if let Err(error) = fs::File::options().read(true).write(true).open("/dev/kvm") {
-        println!("skipped: /dev/kvm: {error}");
+    if !support::have_kvm() {
         return Ok(());
     }
     // First, as the load that it tells is then that of others.

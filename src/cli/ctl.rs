@@ -17,6 +17,7 @@ Examples:
   bantam ctl web balloon 128M      take 128 MiB from the guest
   bantam ctl web metrics balloon0  see how far it is
   bantam ctl web pause
+  bantam ctl web snapshot web.snap --live
   bantam ctl ./vm.sock info        of a machine with --control vm.sock";
 
 #[derive(Args, Debug)]
@@ -34,19 +35,7 @@ pub(super) struct Ctl {
 
 impl Ctl {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let mut bar = Progress::new("the machine");
-        let watch = |done, total| bar.show(done, total);
-        let fields = self.machine.ask(|socket| ask_and_watch(socket, &self.request, watch))?;
-        drop(bar);
-        let mut text = String::new();
-        if self.json {
-            text = format!("{}\n", serde_json::to_string(&fields)?);
-        } else {
-            for (name, value) in &fields {
-                write_field(&mut text, name, value)?;
-            }
-        }
-        super::documents::print(text.as_bytes())
+        self.machine.ask_and_print(self.request, self.json)
     }
 }
 
@@ -80,11 +69,26 @@ impl FromStr for Address {
 }
 
 impl Address {
+    /// Asks the machine, shows how far it is if that takes long, and prints the answer.
+    pub(super) fn ask_and_print(&self, request: Request, json: bool) -> anyhow::Result<ExitCode> {
+        let request = request.with_absolute_paths();
+        let mut bar = Progress::new("the machine");
+        let watch = |done, total| bar.show(done, total);
+        let fields = self.ask(|socket| ask_and_watch(socket, &request, watch))?;
+        drop(bar);
+        let mut text = String::new();
+        if json {
+            text = format!("{}\n", serde_json::to_string(&fields)?);
+        } else {
+            for (name, value) in &fields {
+                write_field(&mut text, name, value)?;
+            }
+        }
+        super::documents::print(text.as_bytes())
+    }
+
     /// Asks the machine that is there; one that is not is told by what it was called.
-    pub(super) fn ask<T>(
-        &self,
-        ask: impl FnOnce(&Path) -> Result<T, control::Error>,
-    ) -> Result<T, control::Error> {
+    fn ask<T>(&self, ask: impl FnOnce(&Path) -> Result<T, control::Error>) -> Result<T, control::Error> {
         match self {
             Self::Socket(path) => ask(path),
             Self::Name(name) => {

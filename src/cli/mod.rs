@@ -12,6 +12,7 @@ mod documents;
 mod progress;
 mod ps;
 mod report;
+mod restore;
 mod run;
 mod session;
 mod signals;
@@ -62,7 +63,9 @@ enum Command {
     Ctl(ctl::Ctl),
     /// List the running machines that have names.
     Ps(ps::Ps),
-    /// Look at snapshots, check and remove them.
+    /// Go on with a machine from where a snapshot was made.
+    Restore(restore::Restore),
+    /// Make snapshots of running machines, look at them, check and remove them.
     Snapshot(snapshot::Snapshot),
     /// Say what this host can do for microVMs, and what it lacks.
     Doctor(doctor::Doctor),
@@ -144,6 +147,7 @@ pub fn main(process_start: Instant) -> ExitCode {
         Command::Config(config) => config.run(),
         Command::Ctl(ctl) => ctl.run(),
         Command::Ps(ps) => ps.run(),
+        Command::Restore(restore) => restore.run(process_start),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(),

@@ -16,7 +16,7 @@ use super::signals::{Signals, Woken};
 use super::terminal;
 use crate::config::{Console, MachineConfig};
 use crate::control::{About, Controlled, Folder, Machine, Name, Request, Server};
-use crate::machine::{self, Builder, PausedMachine};
+use crate::machine::Builder;
 use crate::timeline::{Phase, Timeline};
 use crate::virtio;
 
@@ -39,13 +39,13 @@ pub(super) struct SessionArgs {
 }
 
 impl SessionArgs {
-    /// Runs a machine of this configuration to its end; `build` makes it of a builder that knows where
-    /// its console goes.
+    /// Runs a machine of this configuration to its end; `builder` makes a builder of it, which is then told
+    /// where the console goes.
     pub(super) fn run(
         self,
         config: MachineConfig,
         process_start: Instant,
-        build: impl FnOnce(Builder) -> Result<PausedMachine, machine::Error>,
+        builder: impl FnOnce(MachineConfig) -> anyhow::Result<Builder>,
     ) -> anyhow::Result<ExitCode> {
         if !config.devices.vsock.is_empty() {
             raise_descriptor_limit();
@@ -57,7 +57,7 @@ impl SessionArgs {
         let mut desk = Desk::of(&config);
         let report = Report { timings: self.timings, stats, json: self.json, to_stderr: desk.has_stdio() };
 
-        let machine = build(desk.furnish(Builder::new(config).timeline(timeline))?)?;
+        let machine = desk.furnish(builder(config)?.timeline(timeline))?.build()?;
         if let Some(pty) = machine.pty() {
             terminal::note(&format!("console: {}", pty.display()));
         }

@@ -1,4 +1,4 @@
-//! `bantam snapshot`: looking at snapshots and removing them.
+//! `bantam snapshot`: making snapshots, looking at them and removing them.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -7,14 +7,18 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{documents, progress::Progress, terminal};
+use super::{ctl::Address, documents, progress::Progress, terminal};
 use crate::config::Size;
+use crate::control::{Request, SnapshotRequest};
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::info::Info;
 use crate::snapshot::verify::verify;
 
 const EXAMPLES: &str = "\
 Examples:
+  bantam run --name web --kernel vmlinux --root path=root.ext4
+  bantam snapshot create web web.snap --live --track
+  bantam snapshot create web web-2.snap --diff-of web.snap
   bantam snapshot info web.snap
   bantam snapshot verify web.snap && bantam snapshot rm old.snap";
 
@@ -27,6 +31,17 @@ pub(super) struct Snapshot {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Save a running machine, which goes on as it was.
+    Create {
+        /// The machine: its name or, with a '/' in it, the path of its socket.
+        #[arg(value_name = "NAME|SOCKET")]
+        machine: Address,
+        #[command(flatten)]
+        wanted: SnapshotRequest,
+        /// Print the answer as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what a snapshot is of, and where it can be restored.
     Info {
         /// The snapshot's directory.
@@ -50,6 +65,9 @@ enum Command {
 impl Snapshot {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Create { machine, wanted, json } => {
+                machine.ask_and_print(Request::Snapshot(wanted), json)
+            }
             Command::Info { path, json } => {
                 let info = Info::of(&Folder::open(&path)?)?;
                 let text =

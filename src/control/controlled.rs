@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Answer, Fields, Job, Machine, Name, Progress, Request, Server};
+use super::{Answer, Fields, Job, Machine, Name, Progress, Request, Server, save};
 use crate::config::MachineConfig;
 use crate::machine::{Error, Outcome};
 use crate::virtio::Command;
@@ -231,6 +231,9 @@ impl Machine {
             Request::Info => {
                 let answer = Answer::fields(&about.info(self.state()));
                 return (Held::Here(self), Some(answer));
+            }
+            Request::Snapshot(wanted) => {
+                return self.lend("saving", move |machine, progress| save::save(machine, &wanted, progress));
             }
             Request::Pause => return self.pause().acknowledge(),
             Request::Resume => return self.resume().acknowledge(),

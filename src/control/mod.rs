@@ -11,13 +11,14 @@ mod job;
 mod list;
 mod machine;
 mod place;
+mod save;
 mod server;
 
 use std::io;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -29,7 +30,7 @@ pub use machine::Machine;
 pub use place::{Folder, Name, ParseNameError};
 pub use server::Server;
 
-use crate::config::Size;
+use crate::config::{Size, Span};
 
 /// What a machine can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Subcommand)]
@@ -78,12 +79,55 @@ pub enum Request {
     Stats,
     /// Print what the machine is, and whether it runs.
     Info,
+    /// Save the machine; it goes on as it was.
+    Snapshot(SnapshotRequest),
     /// Hold the machine's vCPUs and devices.
     Pause,
     /// Let them go on.
     Resume,
     /// Stop the machine, wherever its guest is.
     Stop,
+}
+
+/// What is to be saved, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRequest {
+    /// The directory that becomes the snapshot; a snapshot that is there already is replaced.
+    pub path: PathBuf,
+    /// Save only what has changed since this snapshot, which the new one needs from then on. It has to
+    /// be the last one that was saved with --track.
+    #[arg(long, value_name = "BASE")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_of: Option<PathBuf>,
+    /// Keep track of what changes from now on, so that the next snapshot can be a diff to this one.
+    #[arg(long)]
+    #[serde(default)]
+    pub track: bool,
+    /// Save while the guest runs: it stands still for what it has changed meanwhile only, for 50ms at
+    /// the most or what --max-pause says.
+    #[arg(long)]
+    #[serde(default)]
+    pub live: bool,
+    /// As --live; if the guest would have to stand still for longer, nothing is saved.
+    #[arg(long, value_name = "TIME")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pause: Option<Span>,
+}
+
+impl Request {
+    /// The request with the paths in it as they are for the caller: a machine has a working directory of its
+    /// own.
+    #[must_use]
+    pub fn with_absolute_paths(mut self) -> Self {
+        if let Self::Snapshot(SnapshotRequest { path, diff_of, .. }) = &mut self {
+            for path in std::iter::once(path).chain(diff_of) {
+                // It fails where there is no working directory, and that is told by whoever uses the path.
+                *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
+            }
+        }
+        self
+    }
 }
 
 /// The balloon of a machine that gives it no name.

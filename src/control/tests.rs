@@ -62,6 +62,20 @@ fn requests_are_written_as_they_are_read() {
             r#"{"command":"window","id":"c","columns":80,"rows":25}"#,
             Request::Window { id: "c".to_owned(), columns: 80, rows: 25 },
         ),
+        (
+            r#"{"command":"snapshot","path":"/a","diff_of":"/b","track":true,"live":true,"max_pause":"50ms"}"#,
+            Request::Snapshot(SnapshotRequest {
+                path: "/a".into(),
+                diff_of: Some("/b".into()),
+                track: true,
+                live: true,
+                max_pause: Some("50ms".parse().unwrap()),
+            }),
+        ),
+        (
+            r#"{"command":"snapshot","path":"/a"}"#,
+            Request::Snapshot(SnapshotRequest { path: "/a".into(), ..SnapshotRequest::default() }),
+        ),
         (r#"{"command":"stats"}"#, Request::Stats),
         (r#"{"command":"info"}"#, Request::Info),
         (r#"{"command":"pause"}"#, Request::Pause),
@@ -76,6 +90,9 @@ fn requests_are_written_as_they_are_read() {
         r#"{"command":"fly"}"#,
         r#"{"command":"balloon"}"#,
         r#"{"command":"resized","id":"a","b":1}"#,
+        r#"{"command":"snapshot"}"#,
+        r#"{"command":"snapshot","path":"/a","b":1}"#,
+        r#"{"command":"snapshot","path":"/a","max_pause":50}"#,
         r#"{"command":"balloon","target":"much"}"#,
         "pause",
     ] {

@@ -52,6 +52,14 @@ saved! {
     }
 }
 
+/// The structures of the KVM API are as large as they were when the version was made.
+const _: () = {
+    assert!(size_of::<kvm_mp_state>() == 4 && size_of::<kvm_regs>() == 144 && size_of::<kvm_sregs>() == 312);
+    assert!(size_of::<kvm_xcrs>() == 392 && size_of::<kvm_debugregs>() == 128);
+    assert!(size_of::<kvm_lapic_state>() == 1024 && size_of::<kvm_vcpu_events>() == 64);
+    assert!(size_of::<kvm_msr_entry>() == 16 && size_of::<kvm_cpuid_entry2>() == 40);
+};
+
 saved! {
     "clock", version 1, fingerprint 584872311;
     /// The clock of a machine that stands still: kvm-clock goes on from there.

@@ -7,16 +7,15 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::CpuId;
-use thiserror::Error;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::interrupts::KvmMessages;
 use super::state::{Basis, Fixed, Kept};
 use super::virtio::Attachments;
-use super::{Idle, Parts, PausedMachine};
+use super::{Error, Idle, Parts, PausedMachine};
 use crate::boot::{self, acpi, cpuid, mptable, msr, platform::Platform};
-use crate::bus::{self, Bus, Registers, SharedRegisters, lock};
-use crate::config::{self, MachineConfig};
+use crate::bus::{Bus, Registers, SharedRegisters, lock};
+use crate::config::MachineConfig;
 use crate::console::{self, Input, OnLost, Outbox, Output, Pump, Streams};
 use crate::devices::boot_timer::{self, BootTimer};
 use crate::devices::debug_exit::{self, DebugExit};
@@ -25,14 +24,12 @@ use crate::devices::ioapic::{IoApic, IoApicPin};
 use crate::devices::power::{self, AcpiPower};
 use crate::devices::rtc::{self, Rtc};
 use crate::devices::serial::{self, Serial};
-use crate::devices::vmgenid::{self, VmGenId};
-use crate::event;
-use crate::hypervisor::{self, Hypervisor, KvmVcpu, Vm};
+use crate::devices::vmgenid::VmGenId;
+use crate::hypervisor::{Hypervisor, KvmVcpu, Vm};
 use crate::memory::{self, layout};
-use crate::state;
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitCounter};
-use crate::virtio::{self, Device, Opened, SaveError};
+use crate::virtio::{self, Device, Opened};
 
 /// The embedded guest: our own small kernel.
 static EMBEDDED_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
@@ -40,123 +37,6 @@ static EMBEDDED_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.e
 /// What the machine puts on the kernel command line itself: the console is the serial port; a
 /// reboot and a panic end the machine at once.
 const OWN_WORDS: &str = "console=ttyS0 reboot=k panic=-1";
-
-/// Why a machine cannot be built.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The configuration is no machine's.
-    #[error(transparent)]
-    Config(#[from] config::Error),
-    /// KVM is missing, or refuses.
-    #[error(transparent)]
-    Hypervisor(#[from] hypervisor::Error),
-    /// There is no memory for the guest.
-    #[error(transparent)]
-    Memory(#[from] memory::Error),
-    /// The kernel or initrd cannot be loaded.
-    #[error(transparent)]
-    Boot(#[from] boot::Error),
-    /// The ACPI tables cannot be made.
-    #[error(transparent)]
-    Acpi(#[from] acpi::Error),
-    /// There is no generation id.
-    #[error(transparent)]
-    VmGenId(#[from] vmgenid::Error),
-    /// The MP table cannot be made.
-    #[error(transparent)]
-    MpTable(#[from] mptable::Error),
-    /// A vCPU's CPUID cannot be made.
-    #[error(transparent)]
-    Cpuid(#[from] cpuid::Error),
-    /// A device does not fit its bus.
-    #[error(transparent)]
-    Bus(#[from] bus::Error),
-    /// An embedder's device where the guest would never reach it.
-    #[error(
-        "a device at {base:#x}+{len:#x} is hidden by {what} at {other:#x}+{other_len:#x}; there is room from {:#x}",
-        layout::HOLE_START
-    )]
-    Hidden {
-        /// The device's first address.
-        base: u64,
-        /// Its number of addresses.
-        len: u64,
-        /// What the guest reaches there instead.
-        what: &'static str,
-        /// Its first address.
-        other: u64,
-        /// Its number of addresses.
-        other_len: u64,
-    },
-    /// A virtio device cannot be opened.
-    #[error(transparent)]
-    Virtio(#[from] virtio::Error),
-    /// More virtio devices than there are interrupts.
-    #[error("a machine has at most {most} virtio devices")]
-    TooManyDevices {
-        /// How many it has.
-        most: usize,
-    },
-    /// The console's streams cannot be opened.
-    #[error(transparent)]
-    Console(#[from] console::Error),
-    /// There is no event loop.
-    #[error(transparent)]
-    Event(#[from] event::Error),
-    /// More memory than the processor can address.
-    #[error(
-        "the guest's memory does not fit this processor's {bits}-bit physical addresses; give less --memory"
-    )]
-    AddressWidth {
-        /// Bits of a physical address.
-        bits: u32,
-    },
-    /// A part of the machine cannot be kept, or what was kept is none of this machine's.
-    #[error(transparent)]
-    State(#[from] state::Error),
-    /// What was kept is of a machine with more or less memory.
-    #[error("the saved machine's memory is {saved}, and this one's {here}: give it the same")]
-    MemorySize {
-        /// What there was.
-        saved: config::Size,
-        /// What there is.
-        here: config::Size,
-    },
-    /// A page of memory could not be had while the machine was built.
-    #[error("a part of the machine's memory cannot be had")]
-    Cut,
-    /// Changes of memory are not known since then.
-    #[error("the changes of the machine's memory are not known since that snapshot")]
-    Basis,
-    /// A virtio device cannot be kept, or what was kept does not fit it.
-    #[error(transparent)]
-    Device(#[from] SaveError),
-    /// What was kept is of a host whose processor can do more.
-    #[error("this host's processor lacks what the saved machine's guest was promised: {0}")]
-    Processor(String),
-    /// What was kept is of a host whose time-stamp counter has another frequency.
-    #[error(
-        "the saved machine's time-stamp counter runs at {saved} kHz, this host's at {host} kHz and cannot be scaled"
-    )]
-    TscFrequency {
-        /// The guest's.
-        saved: u32,
-        /// The host's.
-        host: u32,
-    },
-    /// The vCPUs' control cannot be made.
-    #[error("cannot make the event descriptor of the machine's end")]
-    Control(#[source] io::Error),
-    /// A vCPU has no thread.
-    #[error("cannot start the thread of vCPU {index}")]
-    Thread {
-        /// The vCPU.
-        index: usize,
-        /// What the host said.
-        source: io::Error,
-    },
-}
 
 /// Builds a machine from a configuration and what an embedder brings along.
 ///

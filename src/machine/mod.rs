@@ -2,6 +2,7 @@
 //! offers.
 
 mod builder;
+mod error;
 mod interrupts;
 mod outcome;
 mod state;
@@ -12,7 +13,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-pub use builder::{Builder, Error};
+pub use builder::Builder;
+pub use error::Error;
 pub use outcome::{ExitReason, Outcome};
 
 use crate::console::{Outbox, Pump};

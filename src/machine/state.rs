@@ -32,10 +32,10 @@ pub(super) struct Fixed {
 }
 
 impl Fixed {
+    /// All but the serial port, which the caller holds.
     fn save(&self, state: &mut State) -> Result<(), Error> {
-        let Self { ioapic, serial, rtc, i8042 } = self;
+        let Self { ioapic, serial: _, rtc, i8042 } = self;
         state.put("ioapic", &lock(ioapic).save())?;
-        state.put("serial", &lock(serial).save())?;
         state.put("rtc", &lock(rtc).save())?;
         state.put("i8042", &lock(i8042).save())?;
         Ok(())
@@ -67,12 +67,16 @@ impl PausedMachine {
     pub fn save(&mut self) -> Result<State, Error> {
         let Parts { vm, vcpus, fixed, .. } = &self.parts;
         let mut state = State::default();
+        // Input goes on to come to the serial port, and with it an interrupt: both are kept, or neither.
+        let serial = lock(&fixed.serial);
+        state.put("serial", &serial.save())?;
         // The clock runs on until it is read.
         state.put("machine", &vm.save_clock()?)?;
         for (index, vcpu) in vcpus.iter().enumerate() {
             state.put(&vcpu_id(index), &lock(vcpu).save()?)?;
         }
         fixed.save(&mut state)?;
+        drop(serial);
         for device in &mut self.parts.parked {
             let registers = lock(&device.registers);
             virtio::save(&device.name, &registers, &mut device.worker, &mut state)?;
