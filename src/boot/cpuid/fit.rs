@@ -2,6 +2,8 @@
 
 use kvm_bindings::kvm_cpuid_entry2;
 
+use super::topology::{CMP_LEGACY, HTT};
+
 /// The registers of a leaf.
 #[derive(Clone, Copy, Debug)]
 enum Register {
@@ -19,10 +21,11 @@ const NOT_THE_HOSTS: u32 = 1 << 31 | 1 << 27 | 1 << 24;
 /// Leaf 7, ECX: what the guest itself turns on (OSPKE).
 const OSPKE: u32 = 1 << 4;
 
-/// Words of which each bit is a feature: leaf, subleaf, register, and the bits that count.
+/// Words of which each bit is a feature: leaf, subleaf, register, and the bits that count. What tells of
+/// several processors is about the machine, not its host.
 const WORDS: [(u32, u32, Register, u32); 16] = [
     (1, 0, Ecx, !NOT_THE_HOSTS),
-    (1, 0, Edx, !0),
+    (1, 0, Edx, !HTT),
     (7, 0, Ebx, !0),
     (7, 0, Ecx, !OSPKE),
     (7, 0, Edx, !0),
@@ -32,7 +35,7 @@ const WORDS: [(u32, u32, Register, u32); 16] = [
     (0xd, 0, Edx, !0),
     (0xd, 1, Eax, !0),
     (0x4000_0001, 0, Eax, !0),
-    (0x8000_0001, 0, Ecx, !0),
+    (0x8000_0001, 0, Ecx, !CMP_LEGACY),
     (0x8000_0001, 0, Edx, !0),
     (0x8000_0007, 0, Edx, !0),
     (0x8000_0008, 0, Ebx, !0),
