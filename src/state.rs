@@ -217,11 +217,12 @@ pub const fn fingerprint(text: &str) -> usize {
 /// Declares a structure that is kept in snapshots: its kind, its version, and the fingerprint of its fields.
 ///
 /// The build fails when the fields change and the fingerprint does not; the compiler then names the new
-/// one. Who changes it raises the version too, keeps the old form readable ([`Saved::upgrade`]), and adds a
-/// golden snapshot.
+/// one. Who changes it raises the version too, keeps the old form readable (`upgraded by` a function of the
+/// shape of [`Saved::upgrade`]), and adds a golden snapshot.
 macro_rules! saved {
     (
-        $kind:literal, version $version:literal, fingerprint $fingerprint:literal;
+        $kind:literal, version $version:literal, fingerprint $fingerprint:literal
+        $(, upgraded by $upgrade:path)?;
         $(#[$meta:meta])*
         $vis:vis struct $name:ident {
             $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $type:ty),* $(,)?
@@ -236,6 +237,10 @@ macro_rules! saved {
         impl $crate::state::Saved for $name {
             const KIND: &'static str = $kind;
             const VERSION: u16 = $version;
+
+            $(fn upgrade(version: u16, payload: &[u8]) -> Option<Self> {
+                $upgrade(version, payload)
+            })?
         }
 
         const _: [(); $fingerprint] = [(); $crate::state::fingerprint(stringify!($($field: $type),*))];

@@ -185,7 +185,7 @@ pub(super) enum Loss {
 }
 
 impl Loss {
-    fn of(error: &io::Error) -> Self {
+    pub(super) fn of(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe { Self::ReaderGone } else { Self::Failed }
     }
 

@@ -88,7 +88,10 @@ impl Address {
     }
 
     /// Asks the machine that is there; one that is not is told by what it was called.
-    fn ask<T>(&self, ask: impl FnOnce(&Path) -> Result<T, control::Error>) -> Result<T, control::Error> {
+    pub(super) fn ask<T>(
+        &self,
+        ask: impl FnOnce(&Path) -> Result<T, control::Error>,
+    ) -> Result<T, control::Error> {
         match self {
             Self::Socket(path) => ask(path),
             Self::Name(name) => {

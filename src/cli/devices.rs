@@ -1,5 +1,6 @@
 //! The options for virtio devices: one for each line of the table of devices.
 
+use anyhow::Context;
 use clap::Args;
 
 use crate::config::{Devices, parse_options, with_devices};
@@ -32,6 +33,39 @@ macro_rules! define {
     };
 }
 with_devices!(define);
+
+macro_rules! templates {
+    ($($name:ident: $config:ty, $help:literal;)*) => {
+        /// The same options for many machines, each of which puts its number where there is a `{}`.
+        #[derive(Args, Debug, Default)]
+        pub(super) struct DeviceTemplates {
+            $(
+                #[doc = $help]
+                #[arg(long, value_name = "KEY=VALUE,..", num_args = 0..=1, default_missing_value = "")]
+                $name: Vec<String>,
+            )*
+        }
+
+        impl DeviceTemplates {
+            /// The devices of the machine with this number, in the place of others of their kinds.
+            pub(super) fn over(&self, base: Devices, number: usize) -> anyhow::Result<Devices> {
+                Ok(Devices {
+                    $($name: if self.$name.is_empty() {
+                        base.$name
+                    } else {
+                        let parse = |words: &String| {
+                            let words = words.replace("{}", &number.to_string());
+                            let option = stringify!($name).replace('_', "-");
+                            parse_options::<$config>(&words).with_context(|| format!("--{option} {words}"))
+                        };
+                        self.$name.iter().map(parse).collect::<anyhow::Result<_>>()?
+                    },)*
+                })
+            }
+        }
+    };
+}
+with_devices!(templates);
 
 macro_rules! keys {
     ($($name:ident: $config:ty, $help:literal;)*) => {

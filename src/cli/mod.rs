@@ -3,12 +3,15 @@
 // A clock is read, and the allocator set, by a C call.
 #![allow(unsafe_code)]
 
+mod attended;
 mod config;
 mod console;
 mod ctl;
 mod devices;
 mod doctor;
 mod documents;
+mod fork;
+mod lines;
 mod progress;
 mod ps;
 mod report;
@@ -65,6 +68,8 @@ enum Command {
     Ps(ps::Ps),
     /// Go on with a machine from where a snapshot was made.
     Restore(restore::Restore),
+    /// Run many machines that go on from where one was: from a snapshot, or from a running machine.
+    Fork(fork::Fork),
     /// Make snapshots of running machines, look at them, check and remove them.
     Snapshot(snapshot::Snapshot),
     /// Say what this host can do for microVMs, and what it lacks.
@@ -148,6 +153,7 @@ pub fn main(process_start: Instant) -> ExitCode {
         Command::Ctl(ctl) => ctl.run(),
         Command::Ps(ps) => ps.run(),
         Command::Restore(restore) => restore.run(process_start),
+        Command::Fork(fork) => fork.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(),

@@ -130,7 +130,8 @@ fn stats(outcome: &Outcome) -> String {
     text
 }
 
-fn to_json(outcome: &Outcome) -> Value {
+/// Everything about an end.
+pub(super) fn to_json(outcome: &Outcome) -> Value {
     let timings: serde_json::Map<_, _> = phases(outcome)
         .into_iter()
         .map(|(name, at, _)| {

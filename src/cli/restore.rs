@@ -2,14 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 
 use super::devices::DeviceArgs;
-use super::session::SessionArgs;
-use crate::config::Console;
-use crate::snapshot::{Restoring, Snapshot};
+use super::session::{Later, SessionArgs};
+use super::terminal;
+use crate::config::{Console, Span};
+use crate::control::Machine;
+use crate::snapshot::{MemorySource, Restoring, Snapshot};
 use crate::virtio::Allow;
 
 const RESTORE_HELP: &str = "\
@@ -20,6 +23,7 @@ Exit codes are those of `bantam run`.
 
 Examples:
   bantam restore web.snap
+  bantam restore web.snap --record 200ms      the next restore is faster
   bantam restore web.snap --name web-2 --console file:web-2.log --vsock cid=4,uds=web-2.vsock";
 
 #[derive(Args, Debug)]
@@ -35,14 +39,93 @@ pub(super) struct Restore {
     /// Count exits by kind and port or address, and print them at the end.
     #[arg(long)]
     stats: bool,
-    /// Restore although this is not as it was. What the guest remembers of a changed disk may be wrong.
-    #[arg(long, value_name = "WHAT")]
-    allow: Vec<Difference>,
+    #[command(flatten)]
+    memory: MemoryArgs,
+    /// When the guest has run for so long, 200ms say, record into the snapshot which pages it has needed:
+    /// from then on they are brought in ahead of the guest.
+    #[arg(long, value_name = "TIME", conflicts_with = "memory_from")]
+    record: Option<Span>,
     /// Keep track of what changes, so that a snapshot can be a diff to this one.
     #[arg(long)]
     track: bool,
     #[command(flatten, next_help_heading = "Devices")]
     devices: DeviceArgs,
+}
+
+/// How a machine that was saved comes to its memory, and to what it may find changed.
+#[derive(Args, Debug)]
+pub(super) struct MemoryArgs {
+    /// Where memory comes from.
+    #[arg(long, value_name = "WAY", default_value = "map")]
+    memory_from: From,
+    /// Let the guest wait for every page that it needs. Without this, and with memory mapped, those that
+    /// were recorded (bantam restore --record) are brought in ahead of it.
+    #[arg(long)]
+    no_prefetch: bool,
+    /// Restore although this is not as it was. What the guest remembers of a changed disk may be wrong.
+    #[arg(long, value_name = "WHAT")]
+    allow: Vec<Difference>,
+}
+
+/// What memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum From {
+    /// The snapshot's files are mapped: pages come when they are touched, and machines share what they do
+    /// not change.
+    Map,
+    /// A thread reads each page when it is touched.
+    Fault,
+    /// All of it is read into huge pages before the guest runs.
+    Huge,
+}
+
+impl MemoryArgs {
+    /// What they say, of this snapshot.
+    pub(super) fn restoring(&self, snapshot: &Snapshot) -> Restoring {
+        let memory = match self.memory_from {
+            From::Map => MemorySource::Map,
+            From::Fault => MemorySource::Fault,
+            From::Huge => MemorySource::Huge,
+        };
+        let allow = Allow { changed_disks: self.allow.contains(&Difference::ChangedDisks) };
+        let prefetch = !self.no_prefetch && memory == MemorySource::Map && has_record(snapshot);
+        Restoring { allow, memory, prefetch, ..Restoring::default() }
+    }
+}
+
+/// Whether there is a record of the pages that are needed first. One that is damaged is none: it is a help,
+/// and no part of the machine.
+fn has_record(snapshot: &Snapshot) -> bool {
+    match snapshot.working_set() {
+        Ok(set) => set.is_some(),
+        Err(error) => {
+            let reasons = crate::doctor::chain(&error);
+            terminal::note(&format!(
+                "goes on without the record of the pages that are needed first: {reasons}"
+            ));
+            false
+        }
+    }
+}
+
+/// Has the pages recorded that are needed first.
+fn recording(snapshot: Arc<Snapshot>, after: Span) -> Later {
+    let work = move |machine: Machine| {
+        match &machine {
+            Machine::Running(running) => match snapshot.record(running) {
+                Ok(set) => {
+                    let (size, path) = (set.bytes() >> 10, snapshot.folder().path().display());
+                    terminal::note(&format!("recorded {size} KiB that the guest has needed into {path}"));
+                }
+                Err(error) => {
+                    terminal::note(&format!("nothing is recorded: {}", crate::doctor::chain(&error)))
+                }
+            },
+            _ => terminal::note(&format!("nothing is recorded: the machine is {}", machine.state())),
+        }
+        machine
+    };
+    Later { after: after.into(), what: "recording", work: Box::new(work) }
 }
 
 /// What may differ.
@@ -60,8 +143,12 @@ impl Restore {
         config.stats |= self.stats;
         config.devices = self.devices.over(config.devices);
         config.validate()?;
-        let allow = Allow { changed_disks: self.allow.contains(&Difference::ChangedDisks) };
-        let how = Restoring { allow, track: self.track, ..Restoring::default() };
-        self.session.run(config, process_start, |config| Ok(snapshot.builder(config, how)?))
+        let how = self.memory.restoring(&snapshot);
+        // What is brought in ahead is not what the guest has needed.
+        let (track, record) = (self.track, self.record.is_some());
+        let how = Restoring { track, record, prefetch: how.prefetch && !record, ..how };
+        let snapshot = Arc::new(snapshot);
+        let later = self.record.map(|after| recording(Arc::clone(&snapshot), after));
+        self.session.run(config, process_start, |config| Ok(snapshot.builder(config, how)?), later)
     }
 }

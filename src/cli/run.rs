@@ -114,6 +114,6 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self, process_start: Instant) -> anyhow::Result<ExitCode> {
         let config = self.machine.resolve()?;
-        self.session.run(config, process_start, |config| Ok(Builder::new(config)))
+        self.session.run(config, process_start, |config| Ok(Builder::new(config)), None)
     }
 }

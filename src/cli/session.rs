@@ -1,24 +1,30 @@
 //! A machine that a command builds, by whatever way, and runs until it ends: its console, its signals,
 //! the requests to it, and the report in the end.
 
+use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vmm_sys_util::timerfd::TimerFd;
 
+use super::attended::{Attended, Next};
 use super::console::{LateStop, Loss, OutputWatch, Relay};
 use super::report::Report;
 use super::signals::{Signals, Woken};
 use super::terminal;
 use crate::config::{Console, MachineConfig};
-use crate::control::{About, Controlled, Folder, Machine, Name, Request, Server};
+use crate::control::{About, Answer, Controlled, Folder, Machine, Name, Request, Server};
 use crate::machine::Builder;
 use crate::timeline::{Phase, Timeline};
 use crate::virtio;
+
+/// How long is waited when what is to be done later finds the machine busy.
+const BUSY: Duration = Duration::from_millis(10);
 
 /// How the running machine is reached, and what is printed of it.
 #[derive(Args, Debug)]
@@ -40,12 +46,13 @@ pub(super) struct SessionArgs {
 
 impl SessionArgs {
     /// Runs a machine of this configuration to its end; `builder` makes a builder of it, which is then told
-    /// where the console goes.
+    /// where the console goes. `later` is done to the machine when it has run for a while.
     pub(super) fn run(
         self,
         config: MachineConfig,
         process_start: Instant,
         builder: impl FnOnce(MachineConfig) -> anyhow::Result<Builder>,
+        later: Option<Later>,
     ) -> anyhow::Result<ExitCode> {
         if !config.devices.vsock.is_empty() {
             raise_descriptor_limit();
@@ -71,9 +78,10 @@ impl SessionArgs {
         let control = self.listen()?;
         let raw = desk.has_stdio().then(terminal::RawMode::enter).flatten();
         let machine = Controlled::new(about, Machine::Running(machine.resume()?));
+        let later = later.map(Later::begin).transpose()?;
         let Desk { stop, watch, relay, virtio_stdio, .. } = desk;
-        let (machine, signal) =
-            Watch { raw, signals, control, relay, stop, window: virtio_stdio }.wait(machine)?;
+        let (machine, signal) = Watch { raw, signals, relay, stop, window: virtio_stdio, later }
+            .wait(Attended::new(machine, control))?;
         let outcome = machine.wait()?;
         report.print(&outcome);
         let loss = watch.loss().map(Loss::code);
@@ -90,9 +98,9 @@ impl SessionArgs {
     }
 }
 
-/// Each connection of the guest's takes a descriptor. The soft limit is low for the sake of programs
-/// that call select(2), of which this is none.
-fn raise_descriptor_limit() {
+/// Lets the process have as many descriptors as it may: each connection of a guest's takes one, and each
+/// machine some. The soft limit is low for the sake of programs that call select(2), of which this is none.
+pub(super) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         log::debug!("the limit on descriptors stays as it is: {error}");
@@ -143,59 +151,106 @@ impl Desk {
     }
 }
 
+/// Something that is done to the machine when it has run for a while.
+pub(super) struct Later {
+    pub(super) after: Duration,
+    /// What the machine's state is meanwhile, in a word.
+    pub(super) what: &'static str,
+    pub(super) work: Box<dyn FnOnce(Machine) -> Machine + Send>,
+}
+
+/// The same, with a timer that runs.
+struct Awaited {
+    timer: TimerFd,
+    later: Later,
+}
+
+impl Later {
+    fn begin(self) -> io::Result<Awaited> {
+        let mut timer = TimerFd::new()?;
+        // A time of nothing would be no time at all.
+        timer.reset(self.after.max(Duration::from_nanos(1)), None)?;
+        Ok(Awaited { timer, later: self })
+    }
+}
+
+impl Awaited {
+    /// Its time has come. A machine that is busy is left alone for a moment more.
+    fn begin(mut self, machine: Controlled) -> io::Result<(Controlled, Option<Self>)> {
+        self.timer.wait()?;
+        if machine.is_busy() {
+            self.timer.reset(BUSY, None)?;
+            return Ok((machine, Some(self)));
+        }
+        let Later { what, work, .. } = self.later;
+        let (machine, refused) = machine.lend(what, |machine, _| (work(machine), Answer::done()));
+        if let Some(Answer::Error(why)) = refused {
+            terminal::note(&why);
+        }
+        Ok((machine, None))
+    }
+}
+
 /// What there is to attend to while a machine runs.
 struct Watch {
     // Dropped in this order, when what is left may take its time: the terminal and the signals are the
     // user's again.
     raw: Option<terminal::RawMode>,
     signals: Signals,
-    control: Option<Server>,
     relay: Option<Relay>,
     stop: LateStop,
     /// The virtio console that is told of the terminal's size.
     window: Option<String>,
+    later: Option<Awaited>,
 }
 
 impl Watch {
     /// Waits until the machine has ended or is about to, and gives the signal that ended it.
-    fn wait(mut self, mut machine: Controlled) -> anyhow::Result<(Controlled, Option<i32>)> {
-        machine = self.tell_size(machine);
-        while let Some(event) = machine.event() {
-            let control = self.control.as_ref().map(AsRawFd::as_raw_fd);
+    fn wait(mut self, mut attended: Attended) -> anyhow::Result<(Controlled, Option<i32>)> {
+        attended = self.tell_size(attended);
+        while let Some([event, control]) = attended.fds() {
             let keyboard = self.relay.as_ref().map(AsRawFd::as_raw_fd);
-            match self.signals.wait_beside(&[Some(event), control, keyboard])? {
-                Woken::Ready(0) if machine.is_busy() => {
-                    machine = machine.attend(self.control.as_mut());
-                    if !machine.is_busy() {
-                        machine = self.tell_size(machine);
+            let timer = self.later.as_ref().map(|later| later.timer.as_raw_fd());
+            match self.signals.wait_beside(&[event, control, keyboard, timer])? {
+                Woken::Ready(2) => self.relay = self.relay.take().and_then(Relay::pass),
+                Woken::Ready(3) => {
+                    if let Some(later) = self.later.take() {
+                        (attended.machine, self.later) = later.begin(attended.machine)?;
                     }
                 }
-                Woken::Ready(0) => break,
-                Woken::Ready(1) => {
-                    if let Some(control) = &mut self.control {
-                        machine = machine.serve(control);
+                Woken::Ready(which) => {
+                    let next;
+                    (attended, next) = attended.attend(which);
+                    match next {
+                        Next::Wait => {}
+                        Next::Back => attended = self.tell_size(attended),
+                        Next::End => break,
                     }
                 }
-                Woken::Ready(_) => self.relay = self.relay.take().and_then(Relay::pass),
                 Woken::Signal(signal) => {
                     self.stop.stop();
-                    return Ok((machine, Some(signal)));
+                    return Ok((attended.machine, Some(signal)));
                 }
                 Woken::Continued => {
                     if let Some(raw) = &self.raw {
                         raw.enter_again();
                     }
-                    machine = self.tell_size(machine);
+                    attended = self.tell_size(attended);
                 }
-                Woken::Resized => machine = self.tell_size(machine),
+                Woken::Resized => attended = self.tell_size(attended),
             }
         }
-        Ok((machine, None))
+        if let Some(Awaited { later, .. }) = self.later {
+            terminal::note(&format!("the machine has ended before it was time for {}", later.what));
+        }
+        Ok((attended.machine, None))
     }
 
     /// Tells the console on the terminal how large that is. A machine that is paused is told later.
-    fn tell_size(&self, machine: Controlled) -> Controlled {
-        let Some((id, (columns, rows))) = self.window.clone().zip(terminal::size()) else { return machine };
-        machine.answer(Request::Window { id, columns, rows }).0
+    fn tell_size(&self, mut attended: Attended) -> Attended {
+        if let Some((id, (columns, rows))) = self.window.clone().zip(terminal::size()) {
+            attended.machine = attended.machine.answer(Request::Window { id, columns, rows }).0;
+        }
+        attended
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use super::{ctl::Address, documents, progress::Progress, terminal};
 use crate::config::Size;
@@ -19,6 +20,7 @@ Examples:
   bantam run --name web --kernel vmlinux --root path=root.ext4
   bantam snapshot create web web.snap --live --track
   bantam snapshot create web web-2.snap --diff-of web.snap
+  bantam snapshot merge web-2.snap --to web-whole.snap
   bantam snapshot info web.snap
   bantam snapshot verify web.snap && bantam snapshot rm old.snap";
 
@@ -55,6 +57,19 @@ enum Command {
         /// The snapshot's directory.
         path: PathBuf,
     },
+    /// Make one snapshot of a diff and of those that it is a diff to: the new one needs none of them.
+    ///
+    /// Diffs to the old one stay diffs to the old one.
+    Merge {
+        /// The directory of the diff.
+        path: PathBuf,
+        /// The directory that becomes the new snapshot; a snapshot that is there already is replaced.
+        #[arg(long, value_name = "NEW")]
+        to: PathBuf,
+        /// Print the new snapshot's id and size as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove a snapshot. Diffs to it cannot be restored any more.
     Rm {
         /// The snapshot's directory.
@@ -85,6 +100,22 @@ impl Snapshot {
                     })?;
                 }
                 Ok(ExitCode::SUCCESS)
+            }
+            Command::Merge { path, to, json } => {
+                let snapshot = crate::snapshot::Snapshot::open(&path)?;
+                let mut bar = Progress::new("merge");
+                let saved = snapshot.merge(&to, &mut |done, total| {
+                    bar.show(done, total);
+                    ControlFlow::Continue(())
+                })?;
+                drop(bar);
+                let (id, bytes) = (saved.id.to_string(), saved.memory_bytes);
+                let text = if json {
+                    format!("{}\n", json!({ "id": id, "memory_bytes": bytes }))
+                } else {
+                    format!("id {id}\nmemory_bytes {bytes}\n")
+                };
+                documents::print(text.as_bytes())
             }
             Command::Rm { path } => {
                 folder::remove(&path)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{folder, format, manifest};
+use super::{folder, format, manifest, verify};
 use crate::machine;
 use crate::{config, memory, state};
 
@@ -20,6 +20,9 @@ pub enum Error {
     /// The snapshot's description of itself.
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
+    /// What is to be merged is damaged.
+    #[error(transparent)]
+    Damaged(#[from] verify::Error),
     /// The state file.
     #[error(transparent)]
     Format(#[from] format::Error),
@@ -49,6 +52,19 @@ pub enum Error {
         /// What the host said.
         source: io::Error,
     },
+    /// A file of a snapshot cannot be copied.
+    #[error("cannot copy {path}")]
+    Copy {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// What is merged is to take the place of a part of it.
+    #[error(
+        "{0} is one of the snapshots that are merged, and others may need it: give the new one another path, and remove that one afterwards"
+    )]
+    ReplacesPart(PathBuf),
     /// A diff was asked for, and it is not known what has changed.
     #[error("it is not known what has changed since {base}: {known}")]
     OtherBase {

@@ -7,6 +7,7 @@ pub mod format;
 pub mod info;
 mod live;
 pub mod manifest;
+mod merge;
 mod open;
 mod take;
 pub mod verify;

@@ -76,6 +76,11 @@ impl Snapshot {
         &self.bases
     }
 
+    /// What its memory comes to.
+    pub(super) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
     /// What it says of itself.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {

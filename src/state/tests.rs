@@ -1,12 +1,20 @@
 use super::*;
 
 saved! {
-    "lamp", version 3, fingerprint 711862012;
+    "lamp", version 3, fingerprint 711862012, upgraded by Lamp::from_earlier;
     /// A part's state.
     #[derive(Eq)]
     struct Lamp {
         on: bool,
         name: String,
+    }
+}
+
+impl Lamp {
+    /// Version 2 had no name.
+    fn from_earlier(version: u16, payload: &[u8]) -> Option<Self> {
+        let on = postcard::from_bytes(payload).ok().filter(|_| version == 2)?;
+        Some(Self { on, name: "old".into() })
     }
 }
 
@@ -39,6 +47,10 @@ fn a_section_has_to_be_what_it_says() {
     assert_eq!(long.open::<Lamp>(), damaged);
     let other = Section { kind: "door".into(), ..whole.clone() };
     assert_eq!(other.open::<Lamp>(), damaged);
+    let older = Section { version: 2, payload: vec![1], ..whole.clone() };
+    assert_eq!(older.open::<Lamp>().unwrap(), Lamp { on: true, name: "old".into() });
+    let too_old = Section { version: 1, ..older };
+    assert!(matches!(too_old.open::<Lamp>(), Err(Error::Version { found: 1, known: 3, .. })));
     let newer = Section { version: 4, ..whole };
     assert_eq!(
         newer.open::<Lamp>(),

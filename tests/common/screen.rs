@@ -70,6 +70,11 @@ impl Screen {
         });
     }
 
+    /// Waits until all that came is as it should be.
+    pub fn wait_until(&self, what: &str, patience: Duration, enough: impl Fn(&str) -> bool) {
+        self.wait(what, patience, |state| enough(&String::from_utf8_lossy(&state.bytes)).then_some(()));
+    }
+
     /// Waits until there are so many bytes.
     pub fn wait_for_length(&self, length: usize) {
         self.wait(&format!("{length} bytes"), PATIENCE, |state| (state.bytes.len() >= length).then_some(()));

@@ -135,6 +135,33 @@ int steady(int count, char **words)
 	return failed != 0;
 }
 
+static void print_hex(const char *name, const unsigned char *data, size_t bytes)
+{
+	printf(" %s=", name);
+	for (size_t index = 0; index < bytes; index++)
+		printf("%02x", data[index]);
+}
+
+// The last of more bytes than the driver may have had ready (it asks for 64 ahead, and copies have these in common).
+static void print_hwrng(void)
+{
+	unsigned char random[192];
+	int file = open("/dev/hwrng", O_RDONLY);
+	size_t done = 0;
+	ssize_t some;
+
+	for (; file >= 0 && done < sizeof random; done += some) {
+		some = read(file, random + done, sizeof random - done);
+		if (some <= 0)
+			break;
+	}
+	close(file);
+	if (done < sizeof random)
+		printf(" hwrng=none");
+	else
+		print_hex("hwrng", random + sizeof random - 16, 16);
+}
+
 static void print_identity(const char *interface)
 {
 	int urandom = open("/dev/urandom", O_RDONLY), vsock = open("/dev/vsock", O_RDONLY);
@@ -145,9 +172,9 @@ static void print_identity(const char *interface)
 
 	if (urandom < 0 || read(urandom, random, sizeof random) != sizeof random)
 		fail("read /dev/urandom");
-	printf("identity random=");
-	for (size_t index = 0; index < sizeof random; index++)
-		printf("%02x", random[index]);
+	printf("identity");
+	print_hex("random", random, sizeof random);
+	print_hwrng();
 	snprintf(request.ifr_name, sizeof request.ifr_name, "%s", interface);
 	mac = (unsigned char *)request.ifr_hwaddr.sa_data;
 	if (any < 0 || ioctl(any, SIOCGIFHWADDR, &request))

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // dial and listen: byte streams over TCP and vsock, with checksums of what went each way.
+// talk: questions and answers for ever, over connections that are made anew when they are lost.
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
@@ -177,4 +182,91 @@ int listens(int count, char **words)
 		echo(connection, words[0], buffer);
 	}
 	return 0;
+}
+
+#define QUESTION (2 * KIB)
+// From one question to the next, and from one attempt to connect to the next.
+#define REST_MS 20
+#define RETRY_MS 200
+// Each so many are told of.
+#define TOLD 8
+
+static void rest(int ms)
+{
+	const struct timespec time = { ms / 1000, ms % 1000 * 1000000 };
+
+	nanosleep(&time, NULL);
+}
+
+// Sends this and receives as much. Returns whether the connection is still there; errno says why not, 0 for its end.
+static int ask(int fd, const char *question, char *answer, size_t bytes)
+{
+	size_t done = 0;
+	ssize_t some;
+
+	for (; done < bytes; done += some) {
+		some = send(fd, question + done, bytes - done, MSG_NOSIGNAL);
+		if (some < 0)
+			return 0;
+	}
+	for (done = 0; done < bytes; done += some) {
+		errno = 0;
+		some = recv(fd, answer + done, bytes - done, 0);
+		if (some <= 0)
+			return 0;
+	}
+	return 1;
+}
+
+static _Noreturn void talks(const char *name)
+{
+	char question[QUESTION], answer[QUESTION];
+	struct sockaddr_storage address;
+	unsigned long long asked = 0;
+	socklen_t length;
+
+	for (;;) {
+		int fd = parse(name, &address, &length);
+
+		while (connect(fd, (void *)&address, length)) {
+			printf("talk %s unconnected: %s\n", name, strerror(errno));
+			rest(RETRY_MS);
+			close(fd);
+			fd = parse(name, &address, &length);
+		}
+		printf("talk %s connected\n", name);
+		for (;;) {
+			uint64_t state = asked;
+
+			fill(&state, question, sizeof question);
+			if (!ask(fd, question, answer, sizeof question))
+				break;
+			if (memcmp(question, answer, sizeof question))
+				fail("talk %s asked=%llu: another answer", name, asked);
+			if (++asked % TOLD == 0)
+				printf("talk %s answered=%llu\n", name, asked);
+			rest(REST_MS);
+		}
+		printf("talk %s lost: %s\n", name, errno ? strerror(errno) : "end");
+		close(fd);
+	}
+}
+
+int talk(int count, char **words)
+{
+	if (!count)
+		fail("talk: no address");
+	for (int index = 0; index < count; index++) {
+		pid_t child = fork();
+
+		if (child < 0)
+			fail("fork");
+		if (!child) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			talks(words[index]);
+		}
+	}
+	while (wait(NULL) > 0)
+		;
+	return 1;
 }

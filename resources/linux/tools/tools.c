@@ -26,6 +26,7 @@ static const struct {
 	{ "offload", offload, "INTERFACE [on|off]      switch checksum and segmentation offloads" },
 	{ "pattern", pattern, "FILE KIB [SEED]         write a file of pseudo-random bytes" },
 	{ "steady", steady, "ROUNDS KIB SEED FILE...   write and read files on each CPU; 0 rounds are for ever" },
+	{ "talk", talk, "tcp:ADDRESS:PORT|vsock:CID:PORT...   send, receive the same, for ever; connect again when lost" },
 	{ "verify", verify, "DEVICE [MIB [KIB [SEED [write|check]]]]   random writes, read back" },
 };
 #define COMMAND_COUNT (sizeof COMMANDS / sizeof *COMMANDS)

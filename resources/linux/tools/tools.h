@@ -19,6 +19,7 @@ int memory(int count, char **words);
 int offload(int count, char **words);
 int pattern(int count, char **words);
 int steady(int count, char **words);
+int talk(int count, char **words);
 int verify(int count, char **words);
 
 // Prints a line that starts with `failed`, with errno's text if it is not 0, and exits with 1.

@@ -2,6 +2,8 @@
 
 use kvm_bindings::kvm_cpuid_entry2;
 
+use super::topology::{CMP_LEGACY, HTT};
+
 /// The registers of a leaf.
 #[derive(Clone, Copy, Debug)]
 enum Register {
@@ -23,7 +25,8 @@ const OSPKE: u32 = 1 << 4;
 /// Leaf 0x80000001, ECX: AMD's word for the same as HTT.
 const CMP_LEGACY: u32 = 1 << 1;
 
-/// Words of which each bit is a feature: leaf, subleaf, register, and the bits that count.
+/// Words of which each bit is a feature: leaf, subleaf, register, and the bits that count. What tells of
+/// several processors is about the machine, not its host.
 const WORDS: [(u32, u32, Register, u32); 16] = [
     (1, 0, Ecx, !NOT_THE_HOSTS),
     (1, 0, Edx, !HTT),

@@ -354,3 +354,25 @@ fn kvm_takes_the_table_and_the_boot_msrs() {
     let msrs = kvm_bindings::Msrs::from_entries(&crate::boot::msr::BOOT_MSRS).unwrap();
     assert_eq!(vcpu.set_msrs(&msrs).unwrap(), crate::boot::msr::BOOT_MSRS.len());
 }
+
+/// A host's list need not have what a guest is told of the machine: several processors, a hypervisor, the
+/// deadline timer.
+#[test]
+fn a_guest_finds_what_it_was_promised_on_its_own_host() {
+    for mut supported in [intel(), amd()] {
+        for leaf in &mut supported {
+            match leaf.function {
+                1 => (leaf.ecx, leaf.edx) = (leaf.ecx & !(1 << 31 | 1 << 24), leaf.edx & !(1 << 28)),
+                0x8000_0001 => leaf.ecx &= !(1 << 1),
+                _ => {}
+            }
+        }
+        for cpus in [1, 2, 255] {
+            let guest = guest(&supported, cpus, &FEATURES);
+            assert_eq!(missing(guest.as_slice(), &supported), [""; 0], "{cpus} processors");
+            let mut less = supported.clone();
+            less[1].edx &= !(1 << 15);
+            assert_eq!(missing(guest.as_slice(), &less), ["CPUID.1:EDX[15]"]);
+        }
+    }
+}

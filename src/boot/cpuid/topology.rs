@@ -5,9 +5,9 @@ use kvm_bindings::kvm_cpuid_entry2;
 use super::table::{Table, Vendor};
 
 /// Leaf 1, EDX: the package has several logical processors, and EBX says how many.
-const HTT: u32 = 1 << 28;
+pub(super) const HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: those are cores, not threads.
-const CMP_LEGACY: u32 = 1 << 1;
+pub(super) const CMP_LEGACY: u32 = 1 << 1;
 
 /// Leaves 0xB and 0x1F, ECX bits 15 to 8: what a level consists of.
 const LEVEL_THREAD: u32 = 1 << 8;
