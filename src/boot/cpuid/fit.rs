@@ -18,12 +18,8 @@ use Register::{Eax, Ebx, Ecx, Edx};
 /// Leaf 1, ECX: what no host's list says (hypervisor, TSC deadline), and what the guest itself turns on
 /// (OSXSAVE).
 const NOT_THE_HOSTS: u32 = 1 << 31 | 1 << 27 | 1 << 24;
-/// Leaf 1, EDX: that there are several processors (HTT), which is the machine's own affair.
-const HTT: u32 = 1 << 28;
 /// Leaf 7, ECX: what the guest itself turns on (OSPKE).
 const OSPKE: u32 = 1 << 4;
-/// Leaf 0x80000001, ECX: AMD's word for the same as HTT.
-const CMP_LEGACY: u32 = 1 << 1;
 
 /// Words of which each bit is a feature: leaf, subleaf, register, and the bits that count. What tells of
 /// several processors is about the machine, not its host.
