@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -16,11 +17,14 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use bantam::config::{Devices, MachineConfig, Size, parse_options};
-use bantam::hypervisor;
-use bantam::machine;
+use bantam::hypervisor::{self, Hypervisor};
+use bantam::machine::{self, Builder};
 use bantam::snapshot::folder::{MEMORY, STATE};
-use bantam::snapshot::{Options, Restoring, Snapshot};
+use bantam::snapshot::manifest::{Host, OWNER};
+use bantam::snapshot::{Options, Restoring, Snapshot, format};
+use bantam::state::State;
 use bantam::virtio::Allow;
+use common::netns::in_network_of_its_own;
 use common::saving::{Machine, pause, save};
 use common::{Screen, config, kvm, number, skip};
 
@@ -90,7 +94,7 @@ fn write() {
         virtio_console: vec![parse_options("where=off").unwrap()],
         ..Devices::default()
     };
-    let words = "quiet blk=fill-verify count=40000 span=8K bs=512 depth=4 rng=32 identity";
+    let words = "quiet blk=fill-verify count=2000 span=8K bs=512 depth=4 rng=32 identity";
     for (name, words, devices, instant) in [
         ("1-plain", "quiet flood", Devices::default(), "flood 10\r\n"),
         ("1-devices", words, devices, "blk op=seqwrite"),
@@ -108,7 +112,7 @@ fn write() {
         assert!(!machine.screen.text().contains("op=verify"), "too late: {}", machine.screen.text());
         save(&mut paused, Path::new(name), &Options::default());
         fs::create_dir_all(&to).unwrap();
-        fs::copy(Path::new(name).join(STATE), to.join(STATE)).unwrap();
+        fs::write(to.join(STATE), without_kernel(&fs::read(Path::new(name).join(STATE)).unwrap())).unwrap();
         let packed = |from: &Path, name: &str| {
             fs::write(to.join(format!("{name}{LINES}")), pack(&fs::read(from).unwrap())).unwrap();
         };
@@ -117,6 +121,14 @@ fn write() {
             packed(Path::new(DISK), DISK);
         }
     }
+}
+
+/// The same state, without the release of the host's kernel.
+fn without_kernel(state: &[u8]) -> Vec<u8> {
+    let mut state: State = format::decode(state).unwrap().into_iter().collect();
+    let host: Host = state.take(OWNER).unwrap();
+    state.put(OWNER, &Host { kernel: String::new(), ..host }).unwrap();
+    format::encode(state.sections()).unwrap()
 }
 
 /// Puts a golden snapshot where it can be opened; its disk is beside it.
@@ -196,6 +208,50 @@ fn golden_snapshots_go_on() {
             Err(error) => panic!("{name}: {error:?}"),
         }
     }
+}
+
+/// The kinds that the page on the format has rows for, each with its version.
+fn documented() -> BTreeSet<(String, u16)> {
+    let page = include_str!("../docs/snapshot-format.md");
+    let rows = page.lines().skip_while(|line| !line.starts_with("| id | kind | version |")).skip(2);
+    rows.take_while(|line| line.starts_with('|'))
+        .map(|row| {
+            let mut cells = row.split('|').map(str::trim).skip(2);
+            let kind = cells.next().unwrap().trim_matches('`').to_owned();
+            (kind, cells.next().unwrap().parse().unwrap())
+        })
+        .collect()
+}
+
+/// The kinds in the snapshot of a machine with these devices.
+fn kinds(kvm: &Hypervisor, net: bool) -> BTreeSet<(String, u16)> {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join(DISK);
+    File::create(&image).unwrap().set_len(DISK_SIZE).unwrap();
+    let devices = Devices {
+        disk: vec![parse_options(&format!("path={}", image.display())).unwrap()],
+        net: if net { vec![parse_options("tap=tap0").unwrap()] } else { Vec::new() },
+        vsock: vec![parse_options(&format!("cid=9,uds={}", folder.path().join("vsock").display())).unwrap()],
+        entropy: vec![parse_options("").unwrap()],
+        balloon: vec![parse_options("").unwrap()],
+        virtio_console: vec![parse_options("where=off").unwrap()],
+    };
+    let builder = Builder::new(MachineConfig { memory: Size::mib(16), devices, ..config("halt") });
+    let mut machine = builder.hypervisor(kvm.clone()).build().unwrap();
+    let path = folder.path().join("snapshot");
+    save(&mut machine, &path, &Options::default());
+    let sections = format::decode(&fs::read(path.join(STATE)).unwrap()).unwrap();
+    sections.into_iter().map(|section| (section.kind, section.version)).collect()
+}
+
+#[test]
+fn every_kind_of_section_is_documented() {
+    let Some(kvm) = kvm() else { return };
+    let net = |(kind, _): &(String, u16)| kind == "virtio-net";
+    let documented = documented();
+    let without: BTreeSet<_> = documented.iter().filter(|kind| !net(kind)).cloned().collect();
+    assert_eq!(kinds(&kvm, false), without);
+    in_network_of_its_own(|| assert_eq!(kinds(&kvm, true), documented));
 }
 
 /// What is packed comes out as it went in.
