@@ -17,7 +17,7 @@ use bantam::config::{Console, Devices, MachineConfig, parse_options};
 use bantam::hypervisor::Hypervisor;
 use bantam::machine::{Builder, ExitReason, Outcome, RunningMachine};
 use bantam::virtio::entropy::config::Entropy;
-use common::netns::{in_network_of_its_own, ip};
+use common::netns::{in_network_of_its_own, on_a_tap, packets};
 use common::process::{bantam, finish};
 use common::{Ran, Screen, config, kvm, number, run_to_power_off, skip, watched};
 
@@ -35,15 +35,6 @@ fn start(hypervisor: &Hypervisor, config: MachineConfig) -> (RunningMachine, Scr
     let screen = Screen::default();
     let builder = Builder::new(config).hypervisor(hypervisor.clone()).console_output(screen.clone());
     (builder.build().unwrap().resume().unwrap(), screen)
-}
-
-/// How many packets the host has had from the tap, and how many it has sent there.
-fn packets() -> [u64; 2] {
-    // Of this thread's network, not of the process's.
-    let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("tap0:")).unwrap_or_default();
-    let numbers: Vec<u64> = line.split_whitespace().map(|number| number.parse().unwrap()).collect();
-    [numbers[1], numbers[9]]
 }
 
 /// Pauses a machine and lets it go on until it has ended.
@@ -83,19 +74,6 @@ fn datagrams_come_back_as_they_were_sent() {
             Err(_) => skip("ping is not installed, so the guest is not pinged").unwrap_or_default(),
         }
         assert_eq!(watched("a stop", || running.stop()).reason, ExitReason::Stopped);
-    });
-}
-
-/// In a network with a tap that stays, with its counts, when its machine goes.
-fn on_a_tap(body: impl FnOnce() + Send) {
-    if Command::new("ip").arg("-V").output().is_err() {
-        let _ = skip::<()>("ip is not installed; see resources/linux/host-tools.sh");
-        return;
-    }
-    in_network_of_its_own(|| {
-        ip("tuntap add tap0 mode tap vnet_hdr");
-        ip("link set tap0 up");
-        body();
     });
 }
 

@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs::File;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -17,8 +18,9 @@ use bantam::snapshot::verify::verify as verify_one;
 use bantam::snapshot::{MemorySource, Options, Restoring, Snapshot, Taken, folder};
 use bantam::virtio::Allow;
 use bantam::virtio::block::config::{Disk, EngineKind, Overlay};
+use common::netns::{on_a_tap, packets};
 use common::saving::{Machine, Random, pause, quiet, save};
-use common::{Screen, config, kvm, number};
+use common::{PATIENCE, Screen, config, kvm, number};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
 /// The same bytes in other memory.
@@ -364,4 +366,65 @@ fn a_hundred_random_instants() {
     ] {
         Sequence { cpus, qcow2, engine }.run(&kvm, &mut random);
     }
+}
+
+/// A machine with an interface on the tap `tap0`.
+fn networked(words: &str, options: &str) -> MachineConfig {
+    let net = parse_options(&format!("tap=tap0,ip=10.0.0.1/24{options}")).unwrap();
+    let devices = Devices { net: vec![net], ..Devices::default() };
+    MachineConfig { memory: Size::mib(24), devices, ..config(words) }
+}
+
+/// Frames are on their way whenever the machine is saved: each of them arrives, and none does twice.
+#[test]
+fn no_frame_is_lost_or_sent_twice() {
+    const COUNT: u64 = 6000;
+    let Some(kvm) = kvm() else { return };
+    let mut random = Random::new();
+    on_a_tap(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let [before, _] = packets();
+        let words = format!("quiet boot net=send count={COUNT} size=200");
+        let mut machine = Machine::start(&kvm, networked(&words, ",rate=100M/3000:1M/100"));
+        machine.screen.wait_for("B");
+        let mut base = None;
+        for index in 0..12 {
+            sleep(Duration::from_micros(random.below(60_000)));
+            let path = folder.path().join(index.to_string());
+            let options = Options { base: base.take().filter(|_| random.below(3) > 0), track: true };
+            machine.save(&path, &options);
+            machine = Machine::restore(&kvm, &path);
+            base = Some(path);
+        }
+        assert!(packets()[0] - before < COUNT, "all of them were sent before the last snapshot");
+        let line = machine.line("net op=send ");
+        assert_eq!((number(&line, "n"), number(&line, "errors")), (COUNT, 0), "{line}");
+        assert_eq!(packets()[0] - before, COUNT);
+    });
+}
+
+/// A guest that answers is found at its address again, with its buffers where they were.
+#[test]
+fn datagrams_come_back_from_machine_after_machine() {
+    let Some(kvm) = kvm() else { return };
+    on_a_tap(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut machine = Machine::start(&kvm, networked("quiet net=echo", ",mac=02:00:00:00:00:02"));
+        machine.screen.wait_for("net ready ");
+        let socket = UdpSocket::bind("10.0.0.1:0").unwrap();
+        socket.connect("10.0.0.2:9").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        for index in 0..12_u64 {
+            for number in 0..5 {
+                let (sent, mut answer) = ([index, number].map(u64::to_le_bytes).concat(), [0; 64]);
+                socket.send(&sent).unwrap();
+                let bytes = socket.recv(&mut answer).unwrap();
+                assert_eq!(answer[..bytes], sent);
+            }
+            let path = folder.path().join(index.to_string());
+            machine.save(&path, &Options { base: None, track: true });
+            machine = Machine::restore(&kvm, &path);
+        }
+        machine.destroy();
+    });
 }

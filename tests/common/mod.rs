@@ -12,6 +12,7 @@
     clippy::indexing_slicing
 )]
 
+pub mod alone;
 pub mod linux;
 pub mod live;
 pub mod netns;

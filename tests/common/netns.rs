@@ -3,7 +3,7 @@
 // unshare(2) is a C call.
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::panic::resume_unwind;
 use std::process::Command;
@@ -40,4 +40,26 @@ pub fn in_network_of_its_own(body: impl FnOnce() + Send) {
 pub fn ip(words: &str) {
     let ended = finish(Command::new("ip").args(words.split(' ')));
     assert_eq!(ended.code(), 0, "ip {words}: {}", ended.stderr);
+}
+
+/// In a network with a tap, `tap0`, that stays, with its counts, when its machine goes.
+pub fn on_a_tap(body: impl FnOnce() + Send) {
+    if Command::new("ip").arg("-V").output().is_err() {
+        let _ = skip::<()>("ip is not installed; see resources/linux/host-tools.sh");
+        return;
+    }
+    in_network_of_its_own(|| {
+        ip("tuntap add tap0 mode tap vnet_hdr");
+        ip("link set tap0 up");
+        body();
+    });
+}
+
+/// How many packets the host has had from the tap, and how many it has sent there.
+pub fn packets() -> [u64; 2] {
+    // Of this thread's network, not of the process's.
+    let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("tap0:")).unwrap_or_default();
+    let numbers: Vec<u64> = line.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    [numbers[1], numbers[9]]
 }
