@@ -20,6 +20,9 @@ const TSC_DEADLINE: u32 = 0x6e0;
 /// Most registers that one call takes (`MAX_IO_MSRS` of Linux's KVM).
 const MOST_MSRS: usize = 256;
 
+/// More registers than any KVM has.
+const ALL_MSRS: usize = 4096;
+
 /// Size of `struct kvm_xsave` without what `KVM_CAP_XSAVE2` adds.
 const XSAVE_MIN: usize = 4096;
 
@@ -192,6 +195,9 @@ impl KvmVcpu {
 
     /// Sets MSRs. Some can only be read; those have to have their value already.
     fn restore_msrs(&self, saved: &[kvm_msr_entry]) -> Result<(), Error> {
+        if saved.len() > ALL_MSRS {
+            return Err(Error::Call { call: "KVM_SET_MSRS", source: errno::Error::new(libc::E2BIG) });
+        }
         let mut rest = saved;
         while !rest.is_empty() {
             let some = rest.get(..MOST_MSRS).unwrap_or(rest);

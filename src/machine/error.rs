@@ -95,6 +95,9 @@ pub enum Error {
     /// A page of memory could not be had while the machine was built.
     #[error("a part of the machine's memory cannot be had")]
     Cut,
+    /// An event loop has ended, and its devices with it.
+    #[error("the machine cannot be saved: an event loop of its devices has ended")]
+    DevicesLost,
     /// Changes of memory are not known since then.
     #[error("the changes of the machine's memory are not known since that snapshot")]
     Basis,

@@ -383,22 +383,20 @@ macro_rules! of_both_states {
                     self.parts.layers.as_deref()
                 }
 
-                /// The moment since which changes are known.
-                #[must_use]
-                pub fn tracked_since(&self) -> Option<u128> {
-                    self.parts.basis.mark
+                /// The moments since which changes of memory are known, the newest last.
+                pub fn tracked_since(&self) -> impl Iterator<Item = u128> + '_ {
+                    self.parts.basis.marks()
                 }
 
-                /// The pages that have changed since the moment `mark`. They are the same, and more, the next time.
+                /// The pages that have changed since the moment `mark`. They are the same, and more, the next
+                /// time.
                 ///
                 /// # Errors
                 /// It is not known, or KVM does not tell.
                 pub fn changed_since(&mut self, mark: u128) -> Result<&DirtyPages, Error> {
-                    if self.parts.basis.mark != Some(mark) {
-                        return Err(Error::Basis);
-                    }
+                    self.parts.basis.since(mark)?;
                     self.parts.take_dirty()?;
-                    Ok(&self.parts.basis.changed)
+                    self.parts.basis.since(mark)
                 }
 
                 /// The names of the virtio devices.

@@ -65,7 +65,10 @@ impl PausedMachine {
     /// # Errors
     /// KVM does not give a part of it, or a device cannot be kept.
     pub fn save(&mut self) -> Result<State, Error> {
-        let Parts { vm, vcpus, fixed, .. } = &self.parts;
+        let Parts { vm, vcpus, fixed, parked, devices, .. } = &self.parts;
+        if parked.len() != devices.len() {
+            return Err(Error::DevicesLost);
+        }
         let mut state = State::default();
         // Input goes on to come to the serial port, and with it an interrupt: both are kept, or neither.
         let serial = lock(&fixed.serial);
@@ -100,11 +103,32 @@ impl PausedMachine {
     }
 }
 
-/// Since when it is known which pages have changed, and those that were taken from the log so far.
+/// Since which moments it is known which pages have changed, the oldest first, and those that were taken from
+/// the log since then. A moment stays known until a later one has been of use: what a snapshot was to begin
+/// may never have come to be.
 #[derive(Default)]
-pub(super) struct Basis {
-    pub(super) mark: Option<u128>,
-    pub(super) changed: DirtyPages,
+pub(super) struct Basis(Vec<(u128, DirtyPages)>);
+
+impl Basis {
+    /// Forgets all but the newest moment, and begins another.
+    fn begin(&mut self, mark: u128) {
+        let old = self.0.len().saturating_sub(1);
+        self.0.drain(..old);
+        self.0.push((mark, DirtyPages::default()));
+    }
+
+    fn add(&mut self, taken: &DirtyPages) {
+        self.0.iter_mut().for_each(|(_, changed)| *changed = changed.union(taken));
+    }
+
+    pub(super) fn marks(&self) -> impl Iterator<Item = u128> + '_ {
+        self.0.iter().map(|(mark, _)| *mark)
+    }
+
+    pub(super) fn since(&self, mark: u128) -> Result<&DirtyPages, Error> {
+        let known = self.0.iter().find(|(known, _)| *known == mark);
+        known.map(|(_, changed)| changed).ok_or(Error::Basis)
+    }
 }
 
 /// What a machine was when it was saved.
@@ -167,8 +191,8 @@ impl Kept {
 impl Parts {
     fn track_since(&mut self, mark: u128) -> Result<(), Error> {
         self.vm.track_dirty(true)?;
-        self.vm.take_dirty()?;
-        self.basis = Basis { mark: Some(mark), changed: DirtyPages::default() };
+        self.take_dirty()?;
+        self.basis.begin(mark);
         Ok(())
     }
 
@@ -176,9 +200,7 @@ impl Parts {
     /// asked for since an earlier moment.
     pub(super) fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
         let taken = self.vm.take_dirty()?;
-        if self.basis.mark.is_some() {
-            self.basis.changed = self.basis.changed.union(&taken);
-        }
+        self.basis.add(&taken);
         Ok(taken)
     }
 
@@ -200,6 +222,7 @@ impl Parts {
             virtio::restore(&device.name, &mut registers, &mut device.worker, &mut state, allow)?;
         }
         lock(&self.fixed.ioapic).restore(&state.take("ioapic")?);
+        lock(&self.fixed.serial).connect();
         state.finish()?;
         if let Some(mark) = track_since {
             self.track_since(mark)?;

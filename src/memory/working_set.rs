@@ -1,6 +1,7 @@
 //! The pages that a restored guest touches first: recorded once, and brought in ahead of the guest ever after.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -87,10 +88,12 @@ impl WorkingSet {
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let failed = |source| Error::WorkingSetFile { path: path.to_owned(), source };
         let mut new = path.as_os_str().to_owned();
-        new.push(format!(".{}.new", std::process::id()));
+        let unlikely = RandomState::new().hash_one(std::process::id());
+        new.push(format!(".{unlikely:x}.new"));
         let new = PathBuf::from(new);
         let written = self.encode().and_then(|bytes| {
-            let mut file = File::create(&new)?;
+            // No link is followed, and no file of another's written.
+            let mut file = File::create_new(&new)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&new, path)?;
@@ -116,14 +119,14 @@ impl WorkingSet {
         Ok(bytes)
     }
 
-    /// Reads one from a file.
+    /// Reads one from a file, which an error calls by its path.
     ///
     /// # Errors
     /// The file cannot be read, or is no working set, or damaged, or of a version that is not known.
-    pub fn load(path: &Path) -> Result<Self, Error> {
+    pub fn read(file: &File, path: &Path) -> Result<Self, Error> {
         let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
+        file.take(LONGEST + 1)
+            .read_to_end(&mut bytes)
             .map_err(|source| Error::WorkingSetFile { path: path.to_owned(), source })?;
         Self::decode(&bytes).map_err(|reason| Error::WorkingSet { path: path.to_owned(), reason })
     }

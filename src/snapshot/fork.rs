@@ -81,7 +81,7 @@ impl Snapshot {
     }
 }
 
-/// Files that the machines make and that stay when they are gone: the overlays that have names.
+/// Files that the machines make and that stay when they are gone: overlays that have names, and output.
 #[derive(Default)]
 struct Made(Vec<PathBuf>);
 
@@ -89,10 +89,16 @@ impl Made {
     /// Those of a machine that is about to be made.
     fn note(&mut self, config: &MachineConfig) {
         let overlays = config.devices.disk.iter().filter_map(|disk| disk.overlay.as_ref());
-        self.0.extend(overlays.filter_map(|overlay| match overlay {
-            Overlay::Path(path) if !path.exists() => Some(path.clone()),
-            _ => None,
-        }));
+        let overlays = overlays.filter_map(|overlay| match overlay {
+            Overlay::Path(path) => Some(path),
+            Overlay::Temp => None,
+        });
+        let consoles = config.devices.virtio_console.iter().map(|console| &console.stream);
+        let outputs = consoles.chain([&config.console]).filter_map(|console| match console {
+            Console::File(path) => Some(path),
+            Console::Stdio | Console::Off | Console::Pty => None,
+        });
+        self.0.extend(overlays.chain(outputs).filter(|path| !path.exists()).cloned());
     }
 
     fn keep(mut self) {

@@ -10,7 +10,7 @@ use super::take::Begun;
 use super::{Error, Options, Progress, Taken};
 use crate::machine::{self, Outcome, PausedMachine, RunningMachine};
 use crate::memory::layout::PAGE_SIZE;
-use crate::memory::{self, DirtyPages};
+use crate::memory::{self, DirtyPages, dirty};
 
 /// How often what has changed meanwhile is written while the guest runs, at the most.
 const ROUNDS: usize = 30;
@@ -58,17 +58,22 @@ pub fn save_running(
         let (machine, taken, pause) = paused(machine, take)?;
         return Ok(Live { machine, taken, pause });
     };
-    let begin = |machine: &mut PausedMachine| Copy::begin(machine, target, options, allowed);
-    let (mut machine, begun, first) = paused(machine, begin)?;
-    let written = begun.and_then(|mut copy| {
-        copy.write_most(&mut machine, progress)?;
-        Ok(copy)
-    });
+    let mut copy = match Begun::new(machine.tracked_since(), target, options) {
+        Ok(begun) => Copy { begun, allowed, left: DirtyPages::default(), spent: Duration::ZERO },
+        Err(error) => return Ok(Live { machine, taken: Err(error), pause: Duration::ZERO }),
+    };
+    let tracked = dirty::is_tracked(machine.memory());
+    let track = |machine: &mut PausedMachine| {
+        if tracked { Ok(()) } else { machine.track_dirty(true) }
+    };
+    let (mut machine, tracking, first) = paused(machine, track)?;
+    let tracking = tracking.map_err(|error| machine::Error::from(error).into());
+    let written = tracking.and_then(|()| copy.write_most(&mut machine, progress));
+    let start = Instant::now();
     let (machine, taken, pause) = paused(machine, |machine| {
-        let tracked = machine.tracked_since().is_some();
-        let taken = written.and_then(|copy| copy.finish(machine));
+        let taken = written.and_then(|()| copy.finish(machine, start));
         // It was tracked for this only.
-        if !tracked && machine.tracked_since().is_none() {
+        if !tracked && machine.tracked_since().next().is_none() {
             machine.track_dirty(false).map_err(machine::Error::from)?;
         }
         taken
@@ -99,19 +104,6 @@ struct Copy {
 }
 
 impl Copy {
-    fn begin(
-        machine: &mut PausedMachine,
-        target: &Path,
-        options: &Options,
-        allowed: Duration,
-    ) -> Result<Self, Error> {
-        let begun = Begun::new(machine.tracked_since(), target, options)?;
-        if machine.tracked_since().is_none() {
-            machine.track_dirty(true).map_err(machine::Error::from)?;
-        }
-        Ok(Self { begun, allowed, left: DirtyPages::default(), spent: Duration::ZERO })
-    }
-
     /// Writes memory until what is left can be written in the time that there is.
     fn write_most(&mut self, machine: &mut RunningMachine, progress: Progress<'_>) -> Result<(), Error> {
         let start = Instant::now();
@@ -154,18 +146,20 @@ impl Copy {
         Error::Pause { needed: self.needed(), allowed: self.allowed }
     }
 
-    /// Writes the rest, and the state, as long as the time is not over.
-    fn finish(mut self, machine: &mut PausedMachine) -> Result<Taken, Error> {
-        let start = Instant::now();
+    /// Writes the rest, and the state, as long as the time since `start` is not over. What takes too long when
+    /// it is too late to end it, as a disk that is flushed or an overlay that is copied, has the snapshot
+    /// refused all the same.
+    fn finish(mut self, machine: &mut PausedMachine, start: Instant) -> Result<Taken, Error> {
         let last = machine.take_dirty().map_err(machine::Error::from)?;
         self.left = self.left.union(&last);
-        let mut in_time = |_, _| {
-            if start.elapsed() < self.allowed { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        };
+        let allowed = self.allowed;
+        let is_late = || start.elapsed() >= allowed;
+        let mut in_time = |_, _| if is_late() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         match self.begun.write(machine.memory(), &self.left, &mut in_time) {
-            Err(Error::Memory(memory::Error::GivenUp)) => Err(self.too_long()),
-            Err(error) => Err(error),
-            Ok(()) => self.begun.take(machine),
+            Err(Error::Memory(memory::Error::GivenUp)) => return Err(self.too_long()),
+            result => result?,
         }
+        let too_long = || Error::Pause { needed: start.elapsed(), allowed };
+        self.begun.take(machine, || if is_late() { Err(too_long()) } else { Ok(()) })
     }
 }

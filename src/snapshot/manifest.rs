@@ -21,6 +21,8 @@ use crate::memory::image::CHUNK;
 use crate::memory::layout::PAGE_SIZE;
 use crate::state::{self, State, saved};
 
+/// Most runs of pages in a diff.
+const MOST_RUNS: usize = 1 << 20;
 /// Whose the sections are that are about the snapshot itself.
 pub const OWNER: &str = "snapshot";
 
@@ -361,6 +363,12 @@ impl Image {
         let (chunks, found) = (self.size.div_ceil(CHUNK), self.chunks.len());
         if usize::try_from(chunks) != Ok(found) {
             return impossible(format!("{chunks} chunks of memory have {found} checksums"));
+        }
+        let runs = self.runs.as_ref().map_or(0, Vec::len);
+        if runs > MOST_RUNS {
+            return impossible(format!(
+                "{runs} runs of pages are more than {MOST_RUNS}: save all of the memory"
+            ));
         }
         let pages = self.size / PAGE_SIZE;
         let mut end = 0;

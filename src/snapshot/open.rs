@@ -112,22 +112,25 @@ impl Snapshot {
     /// The memory cannot be mapped.
     pub fn builder(&self, config: MachineConfig, how: Restoring) -> Result<Builder, Error> {
         let lifeline = Arc::new(Lifeline::default());
-        let (memory, layers) = match how.memory {
-            MemorySource::Map => (memory::restore(&self.layers)?, Some(Arc::clone(&self.layers))),
-            MemorySource::Huge => (memory::restore_huge(&self.layers)?, None),
-            MemorySource::Fault => (self.fault_in(&lifeline)?, None),
+        let is_mapped = how.memory == MemorySource::Map;
+        let memory = match how.memory {
+            MemorySource::Map => memory::restore(&self.layers)?,
+            MemorySource::Huge => memory::restore_huge(&self.layers)?,
+            MemorySource::Fault => self.fault_in(&lifeline)?,
         };
-        if how.record && layers.is_some() {
+        if how.record && is_mapped {
             WorkingSet::watch(&memory, &self.layers)?;
         }
-        let set = match &layers {
-            Some(_) if how.prefetch => self.working_set()?,
-            _ => None,
-        };
-        let prefetch = set.map(|set| Prefetch::start(&memory, &self.layers, &set)).transpose()?;
+        let set = if how.prefetch && is_mapped { self.working_set()? } else { None };
+        // It is a help and no more: a machine goes on without it.
+        let prefetch = set.and_then(|set| {
+            let started = Prefetch::start(&memory, &self.layers, &set);
+            started.inspect_err(|error| log::warn!("nothing is brought in ahead: {error}")).ok()
+        });
         let kept = Kept {
             memory,
-            layers,
+            // Pages that have not been touched are not in memory: a snapshot of it has them from there.
+            layers: (how.memory != MemorySource::Huge).then(|| Arc::clone(&self.layers)),
             state: self.folder.state().clone(),
             allow: how.allow,
             track_since: how.track.then(|| self.manifest().id.number()),
@@ -154,7 +157,8 @@ impl Snapshot {
     /// The record cannot be read, or is damaged.
     pub fn working_set(&self) -> Result<Option<WorkingSet>, Error> {
         let path = self.folder.path().join(WORKING_SET);
-        if path.exists() { Ok(Some(WorkingSet::load(&path)?)) } else { Ok(None) }
+        let file = self.folder.working_set()?;
+        Ok(file.map(|file| WorkingSet::read(&file, &path)).transpose()?)
     }
 
     /// Records which pages a machine has touched that was restored with [`Restoring::record`], for those that

@@ -64,7 +64,7 @@ impl Taken {
                 begun.write(machine.memory(), &changed, progress)?;
             }
         }
-        begun.take(machine)
+        begun.take(machine, || Ok(()))
     }
 
     /// Computes the checksums, and puts the snapshot where it belongs.
@@ -100,14 +100,19 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// Begins one of a machine whose changes are known since `known`.
-    pub(super) fn new(known: Option<u128>, target: &Path, options: &Options) -> Result<Self, Error> {
+    /// Begins one of a machine whose changes are known since the moments `known`, the newest last.
+    pub(super) fn new(
+        known: impl Iterator<Item = u128>,
+        target: &Path,
+        options: &Options,
+    ) -> Result<Self, Error> {
         let draft = Draft::create(target)?;
         let base = match &options.base {
             Some(path) => {
                 let id = Folder::open(path)?.manifest().id;
-                if known != Some(id.number()) {
-                    return Err(other_base(path, known));
+                let known: Vec<_> = known.collect();
+                if !known.contains(&id.number()) {
+                    return Err(other_base(path, known.last().copied()));
                 }
                 Some(Base { path: draft.path_to(path)?, id })
             }
@@ -164,16 +169,23 @@ impl Begun {
         }
     }
 
-    /// Adds the state of the machine whose memory this is.
-    pub(super) fn take(self, machine: &mut PausedMachine) -> Result<Taken, Error> {
+    /// Adds the state of the machine whose memory this is. `in_time` ends it while the guest could go on as if
+    /// nothing had been.
+    pub(super) fn take(
+        self,
+        machine: &mut PausedMachine,
+        in_time: impl Fn() -> Result<(), Error>,
+    ) -> Result<Taken, Error> {
         let Self { draft, memory, base, pages, memory_bytes, track } = self;
         let state = machine.save()?;
+        in_time()?;
         let mut disks = Vec::new();
         for (device, overlay) in machine.overlays() {
             let copy = draft.file(&overlay_name(device))?;
             let copied = File::open(overlay).and_then(|overlay| image::copy(&overlay, &copy));
             copied.map_err(|source| Error::Overlay { device: device.to_owned(), source })?;
             disks.push((device.to_owned(), copy));
+            in_time()?;
         }
         let host = Host::of(&state.get("vcpu0")?);
         let config = machine.config().clone();

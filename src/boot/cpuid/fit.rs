@@ -23,17 +23,22 @@ const OSPKE: u32 = 1 << 4;
 
 /// Words of which each bit is a feature: leaf, subleaf, register, and the bits that count. What tells of
 /// several processors is about the machine, not its host.
-const WORDS: [(u32, u32, Register, u32); 16] = [
+const WORDS: [(u32, u32, Register, u32); 21] = [
     (1, 0, Ecx, !NOT_THE_HOSTS),
     (1, 0, Edx, !HTT),
     (7, 0, Ebx, !0),
     (7, 0, Ecx, !OSPKE),
     (7, 0, Edx, !0),
     (7, 1, Eax, !0),
+    (7, 1, Ebx, !0),
+    (7, 1, Ecx, !0),
     (7, 1, Edx, !0),
+    (7, 2, Edx, !0),
     (0xd, 0, Eax, !0),
     (0xd, 0, Edx, !0),
     (0xd, 1, Eax, !0),
+    (0xd, 1, Ecx, !0),
+    (0xd, 1, Edx, !0),
     (0x4000_0001, 0, Eax, !0),
     (0x8000_0001, 0, Ecx, !CMP_LEGACY),
     (0x8000_0001, 0, Edx, !0),

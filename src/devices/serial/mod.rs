@@ -112,14 +112,17 @@ impl Serial {
         uart.save()
     }
 
-    /// Takes a saved state and drives the interrupt line accordingly. The interrupt controller is
-    /// restored after its devices: its own state has the levels, and the edges already taken.
+    /// Takes a saved state. The interrupt line has the level that goes with it, or will have once its
+    /// controller is restored; then comes [`Serial::connect`].
     pub fn restore(&mut self, state: &UartState) {
         self.uart.restore(state);
         self.burst = false;
         self.open = false;
         self.high = self.uart.irq();
-        self.line.set_level(self.high);
+    }
+
+    /// Finds the terminal, which is another one than before a restore: it may have room, or none.
+    pub fn connect(&mut self) {
         if self.uart.is_stalled() {
             self.output_ready();
         } else if !self.terminal.room() {

@@ -78,7 +78,7 @@ fn just_what_was_touched_is_recorded_and_comes_again() {
     let path = tempfile::tempdir().unwrap();
     let path = path.path().join("working-set");
     set.save(&path).unwrap();
-    let set = WorkingSet::load(&path).unwrap();
+    let set = WorkingSet::read(&File::open(&path).unwrap(), &path).unwrap();
     chill(&base, 2048);
     chill(&change, 2048);
     let memory = restore(&layers).unwrap();
@@ -176,7 +176,7 @@ fn a_set_that_cannot_be_saved_leaves_nothing_behind() {
     let path = folder.path().join("set");
     set.save(&path).unwrap();
     WorkingSet { pages: 2, runs: vec![(0, 1)] }.save(&path).unwrap();
-    assert_eq!(WorkingSet::load(&path).unwrap().pages, 2);
+    assert_eq!(WorkingSet::read(&File::open(&path).unwrap(), &path).unwrap().pages, 2);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     let error = WorkingSet::load(&folder.path().join("none")).unwrap_err();
     assert!(matches!(error, Error::WorkingSetFile { .. }), "{error}");

@@ -189,7 +189,9 @@ pub fn sweep(parent: &Path) -> Result<(), Error> {
         let path = entry.path();
         let Ok(dir) = open_dir(&path) else { continue };
         let owner = rustix::fs::fstat(&dir).map(|stat| stat.st_uid);
-        if owner == Ok(own) && lock(&dir) && is_at(&dir, &path) {
+        // Where there are no locks, nobody knows whether somebody is still at work on it.
+        let is_free = rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if owner == Ok(own) && is_free && is_at(&dir, &path) {
             gone(fs::remove_dir_all(&path)).map_err(|source| failed("remove", &path, source))?;
         }
     }
