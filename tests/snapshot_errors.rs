@@ -300,6 +300,9 @@ fn a_host_whose_counter_has_another_frequency() {
     drop(near.builder(near.config(), Restoring::default()).unwrap().hypervisor(kvm.clone()).build().unwrap());
 }
 
+/// What is different about a machine.
+type Change<'a> = &'a dyn Fn(&mut MachineConfig);
+
 #[test]
 fn a_machine_that_is_another_one() {
     let Some(kvm) = kvm() else { return };
@@ -311,7 +314,7 @@ fn a_machine_that_is_another_one() {
         "data: the disk {} is not as the snapshot left it: it had 33554432 bytes, and has 1048576",
         small.display()
     );
-    let cases: [(&str, &dyn Fn(&mut MachineConfig)); 10] = [
+    let cases: [(&str, Change<'_>); 10] = [
         (
             "there is a state 'virtio-mmio' of 'random', and nothing in this machine that it belongs to",
             &|config| {
