@@ -14,6 +14,7 @@
 
 pub mod linux;
 pub mod live;
+pub mod named;
 pub mod netns;
 pub mod peer;
 pub mod process;
