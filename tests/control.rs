@@ -9,9 +9,9 @@ use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
+use common::named::Named;
 use common::process::{Ended, Process, bantam, finish, start};
 use common::{kvm, watched};
 use serde_json::{Value, json};
@@ -217,47 +217,6 @@ fn the_pseudo_terminal_of_a_virtio_console_is_told() {
     machine.done(&["window", "virtio_console1", "80", "25"]);
     machine.done(&["stop"]);
     assert_eq!(machine.process.finish().code(), 0);
-}
-
-/// Machines with names, in a folder of this test's.
-struct Named(TempDir);
-
-impl Named {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = bantam(words);
-        command.env("XDG_RUNTIME_DIR", self.0.path());
-        command
-    }
-
-    fn start(&self, name: &str, options: &[&str]) -> Process {
-        let words = ["run", "--memory", "32M", "--cmdline", "boot halt", "--name", name];
-        let process = start(self.command(&words).args(options));
-        process.stdout.wait_for("B");
-        process
-    }
-
-    fn socket(&self, name: &str) -> PathBuf {
-        self.0.path().join("bantam").join(format!("{name}.sock"))
-    }
-
-    fn finish(&self, words: &[&str]) -> Ended {
-        finish(&mut self.command(words))
-    }
-
-    /// What is printed on success.
-    fn done(&self, words: &[&str]) -> String {
-        let ended = self.finish(words);
-        assert_eq!((ended.code(), ended.stderr.as_str()), (0, ""), "{words:?}");
-        ended.stdout
-    }
-
-    fn list(&self) -> Value {
-        serde_json::from_str(&self.done(&["ps", "--json"])).unwrap()
-    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 
 use crate::control::{Controlled, Server};
+use crate::machine::{Error, Outcome};
 
 /// A machine, and the socket at which it is asked, if it has one.
 pub(super) struct Attended {
@@ -51,5 +52,15 @@ impl Attended {
             Some(_) => Next::Wait,
         };
         (Self { machine, control }, next)
+    }
+
+    /// Waits until it has ended; it can be asked no more.
+    ///
+    /// # Errors
+    /// It could not go on after a pause.
+    pub(super) fn finish(self) -> Result<Outcome, Error> {
+        let Self { machine, control } = self;
+        drop(control);
+        machine.wait()
     }
 }

@@ -67,6 +67,25 @@ macro_rules! templates {
 }
 with_devices!(templates);
 
+macro_rules! counts {
+    ($($name:ident: $config:ty, $help:literal;)*) => {
+        /// Checks that there are as many devices of each kind as a saved machine had.
+        pub(super) fn check_counts(saved: &Devices, given: &Devices) -> anyhow::Result<()> {
+            for (name, had, has) in [$((stringify!($name), saved.$name.len(), given.$name.len()),)*] {
+                if had != has {
+                    let option = name.replace('_', "-");
+                    anyhow::bail!(
+                        "--{option} is given {has} times, and the saved machine had {had} of it: give as many, \
+                         or leave it out to keep them as they were"
+                    );
+                }
+            }
+            Ok(())
+        }
+    };
+}
+with_devices!(counts);
+
 macro_rules! keys {
     ($($name:ident: $config:ty, $help:literal;)*) => {
         /// The keys of every device.

@@ -12,11 +12,11 @@ use clap::Args;
 
 use self::herd::{Herd, Member};
 use self::source::Source;
-use super::devices::DeviceTemplates;
+use super::devices::{DeviceTemplates, check_counts};
 use super::lines::Lines;
 use super::restore::MemoryArgs;
 use super::signals::Signals;
-use crate::config::{Console, MachineConfig};
+use crate::config::{Console, MachineConfig, Span};
 use crate::control::{About, Folder, Name, Server};
 use crate::machine::{Builder, PausedMachine};
 use crate::snapshot::Snapshot;
@@ -29,23 +29,26 @@ const NUMBER: &str = "{}";
 const MOST: usize = 10_000;
 
 const FORK_HELP: &str = "\
-The machines are numbered from 0, and all of them run, or none. Each is one of its own: a generation id of
-its own, from which its guest gets new random numbers, new MAC addresses, another vsock cid. Their disks
-are as they were saved; what a machine writes goes into a temporary file of its own.
+The machines are numbered from 0, and all of them run, or none. Each is one of its own: a
+generation id of its own, from which its guest gets new random numbers, new MAC addresses,
+another vsock cid. Their disks are as they were saved; what a machine writes goes into a
+temporary file of its own.
 
-Where the name of a tap, socket or file has a {}, each machine's number takes its place; names without it
-get the number at the end (tap0-3, vsock.3). An option for a kind of device replaces all of that kind,
-as with `bantam restore`, and a {} anywhere in it becomes the number.
+Where the name of a tap, socket or file has a {}, each machine's number takes its place; names
+without it get the number at the end (tap0-3, vsock.3). An option for a kind of device replaces
+all of that kind, as with `bantam restore`, and a {} anywhere in it becomes the number.
 
-Without --console, a machine that had its console on standard output has its lines printed there,
-after its name or number.
+Without --console, a machine that had its console on standard output has its lines printed
+there, after its name or number.
 
-The NAME of a running machine (no '/' in it, and no directory is called so): it is saved while it runs, its
-guest stands still for some milliseconds, and goes on. The snapshot is in $TMPDIR, else in /var/tmp, until
-the forks have it open; then it is removed. Disks that the machine writes without an overlay cannot be forked.
+The NAME of a running machine (no '/' in it, and no directory is called so): it is saved while
+it runs, its guest stands still for some milliseconds (--max-pause), and goes on. The snapshot
+is in $TMPDIR, else in /var/tmp, until the forks have it open; then it is removed. Disks that
+the machine writes without an overlay cannot be forked.
 
-The process ends with the last machine. Exit code: 0 if all powered off or were stopped, else that of the
-first other end (see `bantam run`); 128 + N if signal N has stopped them: Ctrl-C stops all.
+The process ends with the last machine. Exit code: 0 if all powered off or were stopped, else
+that of the first other end (see `bantam run`); 128 + N if signal N has stopped them: Ctrl-C
+stops all.
 
 Examples:
   bantam fork web.snap --count 4
@@ -72,6 +75,10 @@ pub(super) struct Fork {
     /// printed, else to standard output.
     #[arg(long)]
     json: bool,
+    /// How long the guest of a running machine may stand still; if that is too short, nothing is forked
+    /// [default: 50ms].
+    #[arg(long, value_name = "TIME")]
+    max_pause: Option<Span>,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten, next_help_heading = "Devices")]
@@ -89,7 +96,7 @@ impl Fork {
         let names = self.names()?;
         self.check_console()?;
         super::session::raise_descriptor_limit();
-        let (snapshot, temporary) = self.source.open()?;
+        let (snapshot, temporary) = self.source.open(self.max_pause)?;
         // As with one machine: the threads inherit that these signals wait to be fetched.
         let signals = Signals::block()?;
         let servers = listen(&names)?;
@@ -146,6 +153,7 @@ impl Fork {
         lines: &mut Lines,
     ) -> anyhow::Result<Builder> {
         let devices = self.devices.over(builder.config().devices.clone(), number)?;
+        check_counts(&saved.devices, &devices)?;
         let mut builder = builder.configure(|config| config.devices = devices);
         match &self.console {
             Some(Console::File(path)) => {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 
-use super::devices::DeviceArgs;
+use super::devices::{DeviceArgs, check_counts};
 use super::session::{Later, SessionArgs};
 use super::terminal;
 use crate::config::{Console, Span};
@@ -142,6 +142,7 @@ impl Restore {
         config.console = self.console.unwrap_or(config.console);
         config.stats |= self.stats;
         config.devices = self.devices.over(config.devices);
+        check_counts(&snapshot.manifest().config.devices, &config.devices)?;
         config.validate()?;
         let how = self.memory.restoring(&snapshot);
         // What is brought in ahead is not what the guest has needed.

@@ -80,9 +80,9 @@ impl SessionArgs {
         let machine = Controlled::new(about, Machine::Running(machine.resume()?));
         let later = later.map(Later::begin).transpose()?;
         let Desk { stop, watch, relay, virtio_stdio, .. } = desk;
-        let (machine, signal) = Watch { raw, signals, relay, stop, window: virtio_stdio, later }
+        let (attended, signal) = Watch { raw, signals, relay, stop, window: virtio_stdio, later }
             .wait(Attended::new(machine, control))?;
-        let outcome = machine.wait()?;
+        let outcome = attended.finish()?;
         report.print(&outcome);
         let loss = watch.loss().map(Loss::code);
         Ok(ExitCode::from(signal.map(super::signal_code).or(loss).unwrap_or(outcome.reason.code())))
@@ -206,7 +206,7 @@ struct Watch {
 
 impl Watch {
     /// Waits until the machine has ended or is about to, and gives the signal that ended it.
-    fn wait(mut self, mut attended: Attended) -> anyhow::Result<(Controlled, Option<i32>)> {
+    fn wait(mut self, mut attended: Attended) -> anyhow::Result<(Attended, Option<i32>)> {
         attended = self.tell_size(attended);
         while let Some([event, control]) = attended.fds() {
             let keyboard = self.relay.as_ref().map(AsRawFd::as_raw_fd);
@@ -229,7 +229,7 @@ impl Watch {
                 }
                 Woken::Signal(signal) => {
                     self.stop.stop();
-                    return Ok((attended.machine, Some(signal)));
+                    return Ok((attended, Some(signal)));
                 }
                 Woken::Continued => {
                     if let Some(raw) = &self.raw {
@@ -243,7 +243,7 @@ impl Watch {
         if let Some(Awaited { later, .. }) = self.later {
             terminal::note(&format!("the machine has ended before it was time for {}", later.what));
         }
-        Ok((attended.machine, None))
+        Ok((attended, None))
     }
 
     /// Tells the console on the terminal how large that is. A machine that is paused is told later.

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -101,22 +102,7 @@ impl Snapshot {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Merge { path, to, json } => {
-                let snapshot = crate::snapshot::Snapshot::open(&path)?;
-                let mut bar = Progress::new("merge");
-                let saved = snapshot.merge(&to, &mut |done, total| {
-                    bar.show(done, total);
-                    ControlFlow::Continue(())
-                })?;
-                drop(bar);
-                let (id, bytes) = (saved.id.to_string(), saved.memory_bytes);
-                let text = if json {
-                    format!("{}\n", json!({ "id": id, "memory_bytes": bytes }))
-                } else {
-                    format!("id {id}\nmemory_bytes {bytes}\n")
-                };
-                documents::print(text.as_bytes())
-            }
+            Command::Merge { path, to, json } => merge(&path, &to, json),
             Command::Rm { path } => {
                 folder::remove(&path)?;
                 Ok(ExitCode::SUCCESS)
@@ -125,12 +111,32 @@ impl Snapshot {
     }
 }
 
+/// Merges a diff and its bases, and prints what came of it.
+fn merge(path: &Path, to: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let snapshot = crate::snapshot::Snapshot::open(path)?;
+    let mut bar = Progress::new("merge");
+    let merged = snapshot.merge(to, &mut |done, total| {
+        bar.show(done, total);
+        ControlFlow::Continue(())
+    });
+    drop(bar);
+    let saved =
+        merged.with_context(|| format!("{} cannot be merged into {}", path.display(), to.display()))?;
+    let (id, bytes) = (saved.id.to_string(), saved.memory_bytes);
+    let text = if json {
+        format!("{}\n", json!({ "id": id, "memory_bytes": bytes }))
+    } else {
+        format!("id {id}\nmemory_bytes {bytes}\n")
+    };
+    documents::print(text.as_bytes())
+}
+
 /// The lines that a user wants to know; `--json` has the rest.
 fn table(info: &Info) -> String {
     let manifest = &info.manifest;
     let config = &manifest.config;
     let host = &manifest.host;
-    let path = |path: &std::path::Path| path.display().to_string();
+    let path = |path: &Path| path.display().to_string();
     let kernel = config.kernel.as_deref().map_or_else(|| "the embedded guest".to_owned(), path);
     let mut rows = vec![
         ("id", manifest.id.to_string()),

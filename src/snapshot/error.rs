@@ -84,7 +84,7 @@ pub enum Error {
         allowed: Duration,
     },
     /// A machine could not be made out of the snapshot; those before it are gone again.
-    #[error("copy {index} of {count}")]
+    #[error("copy {index} of {count}, counted from 0, cannot be made")]
     Fork {
         /// Which, from 0.
         index: usize,

@@ -15,6 +15,7 @@
 pub mod alone;
 pub mod linux;
 pub mod live;
+pub mod named;
 pub mod netns;
 pub mod peer;
 pub mod process;

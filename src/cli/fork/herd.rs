@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
+use std::thread::{self, JoinHandle};
 
+use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::super::attended::{Attended, Next};
@@ -14,7 +16,7 @@ use super::super::signals::{Signals, Woken};
 use super::super::{documents, signal_code, terminal};
 use super::label;
 use crate::control::{About, Controlled, Machine, Name, Server};
-use crate::machine::{ExitReason, Outcome, PausedMachine, StopHandle};
+use crate::machine::{self, ExitReason, Outcome, PausedMachine, StopHandle};
 
 /// How a machine is told from the others.
 pub(super) struct Member {
@@ -25,7 +27,8 @@ pub(super) struct Member {
 /// The machines.
 pub(super) struct Herd {
     running: Vec<(Member, Attended)>,
-    ended: Vec<(Member, Outcome)>,
+    /// Those that have ended or are about to, in that order. It takes a moment, which the others do not wait.
+    ending: Vec<JoinHandle<Result<(Member, Outcome), machine::Error>>>,
     stops: Vec<StopHandle>,
     signals: Signals,
     /// Until it has ended; none where no machine has lines to print.
@@ -49,25 +52,28 @@ impl Herd {
             let machine = Controlled::new(about, Machine::Running(machine.resume()?));
             running.push((member, Attended::new(machine, server)));
         }
-        Ok(Self { running, ended: Vec::new(), stops, signals, printer, has_lines, loss: None })
+        Ok(Self { running, ending: Vec::new(), stops, signals, printer, has_lines, loss: None })
     }
 
     /// Attends to them until all have ended, and tells how they did.
     pub(super) fn run(mut self, json: bool) -> anyhow::Result<ExitCode> {
         let mut signal = None;
         while !self.running.is_empty() {
-            match self.wait()? {
-                Some(number) if signal.is_none() => {
-                    signal = Some(number);
-                    self.stop();
-                    while let Some((member, attended)) = self.running.pop() {
-                        self.end(member, attended)?;
-                    }
+            signal = self.wait()?;
+            if signal.is_some() {
+                self.stop();
+                for (member, attended) in std::mem::take(&mut self.running) {
+                    self.end(member, attended)?;
                 }
-                _ => {}
             }
         }
-        let Self { ended, signals, printer, has_lines, mut loss, .. } = self;
+        let Self { ending, signals, printer, has_lines, mut loss, .. } = self;
+        let mut ended = Vec::with_capacity(ending.len());
+        for thread in ending {
+            let joined =
+                thread.join().map_err(|_| anyhow::anyhow!("a thread that waited for a machine panicked"))?;
+            ended.push(joined?);
+        }
         // A second signal ends what waits for the reader of standard output.
         drop(signals);
         if let Some(printer) = printer.filter(|_| signal.is_none())
@@ -124,16 +130,21 @@ impl Herd {
         self.stops.iter().for_each(StopHandle::stop);
     }
 
-    /// One has ended.
+    /// One has ended, or is about to.
     fn end(&mut self, member: Member, attended: Attended) -> anyhow::Result<()> {
-        let outcome = attended.machine.wait()?;
-        match &outcome.reason {
-            ExitReason::PowerOff | ExitReason::Stopped | ExitReason::DebugExit(_) => {}
-            reason => {
-                terminal::note_lines(&format!("{}: {reason}", label(member.number, member.name.as_ref())));
+        let wait = move || {
+            let outcome = attended.finish()?;
+            match &outcome.reason {
+                ExitReason::PowerOff | ExitReason::Stopped | ExitReason::DebugExit(_) => {}
+                reason => {
+                    let label = label(member.number, member.name.as_ref());
+                    terminal::note_lines(&format!("{label}: {reason}"));
+                }
             }
-        }
-        self.ended.push((member, outcome));
+            Ok((member, outcome))
+        };
+        let thread = thread::Builder::new().name("end".to_owned()).spawn(wait);
+        self.ending.push(thread.context("there is no thread to wait for a machine's end")?);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use super::super::ctl::Address;
 use super::super::progress::Progress;
 use super::temporary_folder;
+use crate::config::Span;
 use crate::control::{Name, Request, SnapshotRequest, ask_and_watch};
 use crate::snapshot::{Id, Snapshot, folder};
 
@@ -40,8 +41,9 @@ impl FromStr for Source {
 }
 
 impl Source {
-    /// Opens the snapshot, or one that the machine is asked for.
-    pub(super) fn open(&self) -> anyhow::Result<(Snapshot, Option<Temporary>)> {
+    /// Opens the snapshot, or one that the machine is asked for, whose guest stands still for so long at the
+    /// most.
+    pub(super) fn open(&self, max_pause: Option<Span>) -> anyhow::Result<(Snapshot, Option<Temporary>)> {
         match self {
             Self::Directory(path) => Ok((Snapshot::open(path)?, None)),
             Self::Either(name) => {
@@ -49,7 +51,7 @@ impl Source {
                 if path.symlink_metadata().is_ok() {
                     Ok((Snapshot::open(&path)?, None))
                 } else {
-                    of_machine(name)
+                    of_machine(name, max_pause)
                 }
             }
         }
@@ -57,10 +59,10 @@ impl Source {
 }
 
 /// Has a running machine saved.
-fn of_machine(name: &Name) -> anyhow::Result<(Snapshot, Option<Temporary>)> {
+fn of_machine(name: &Name, max_pause: Option<Span>) -> anyhow::Result<(Snapshot, Option<Temporary>)> {
     let address = Address::Name(name.clone());
     let path = temporary_folder().join(format!("bantam-fork-{}", Id::random()?));
-    let wanted = SnapshotRequest { path: path.clone(), live: true, ..SnapshotRequest::default() };
+    let wanted = SnapshotRequest { path: path.clone(), live: true, max_pause, ..SnapshotRequest::default() };
     let mut bar = Progress::new("the machine");
     let asked = address
         .ask(|socket| ask_and_watch(socket, &Request::Snapshot(wanted), |done, total| bar.show(done, total)));
@@ -71,7 +73,10 @@ fn of_machine(name: &Name) -> anyhow::Result<(Snapshot, Option<Temporary>)> {
             )
         }
         asked => {
-            asked.with_context(|| format!("'{name}' cannot be saved into {} to be forked", path.display()))?
+            let to = path.display();
+            asked.with_context(|| {
+                format!("'{name}' cannot be saved to be forked, into {to} (TMPDIR names another place)")
+            })?
         }
     };
     let temporary = Temporary(path.clone());
