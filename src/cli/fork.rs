@@ -127,7 +127,7 @@ impl Fork {
         lines: &mut Lines,
     ) -> anyhow::Result<Vec<PausedMachine>> {
         let saved = snapshot.config();
-        let how = self.memory.restoring(snapshot);
+        let how = self.memory.restoring(snapshot)?;
         // What goes wrong with one of them is told when the builder is asked for it no more.
         let mut wrong = None;
         let machines = snapshot.fork(self.count, how, |number, builder| {

@@ -81,7 +81,10 @@ enum From {
 
 impl MemoryArgs {
     /// What they say, of this snapshot.
-    pub(super) fn restoring(&self, snapshot: &Snapshot) -> Restoring {
+    pub(super) fn restoring(&self, snapshot: &Snapshot) -> anyhow::Result<Restoring> {
+        if !self.allow.contains(&Difference::Foreign) {
+            check_owner(snapshot)?;
+        }
         let memory = match self.memory_from {
             From::Map => MemorySource::Map,
             From::Fault => MemorySource::Fault,
@@ -89,8 +92,23 @@ impl MemoryArgs {
         };
         let allow = Allow { changed_disks: self.allow.contains(&Difference::ChangedDisks) };
         let prefetch = !self.no_prefetch && memory == MemorySource::Map && has_record(snapshot);
-        Restoring { allow, memory, prefetch, ..Restoring::default() }
+        Ok(Restoring { allow, memory, prefetch, ..Restoring::default() })
     }
+}
+
+/// A snapshot says which files, sockets and taps its machine gets: that is for its user to say.
+fn check_owner(snapshot: &Snapshot) -> anyhow::Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    for folder in [snapshot.folder()].into_iter().chain(snapshot.bases()) {
+        let owner = folder.owner()?;
+        anyhow::ensure!(
+            owner == own,
+            "{} belongs to the user with the number {owner}, and says which of your files, sockets and taps its machine \
+             gets: look at bantam snapshot info, and give --allow foreign if that is fine",
+            folder.path().display()
+        );
+    }
+    Ok(())
 }
 
 /// Whether there is a record of the pages that are needed first. One that is damaged is none: it is a help,
@@ -133,6 +151,8 @@ fn recording(snapshot: Arc<Snapshot>, after: Span) -> Later {
 enum Difference {
     /// Disks have been written to since.
     ChangedDisks,
+    /// The snapshot is another user's, who has said which files of this host its machine gets.
+    Foreign,
 }
 
 impl Restore {
@@ -144,7 +164,7 @@ impl Restore {
         config.devices = self.devices.over(config.devices);
         check_counts(&snapshot.manifest().config.devices, &config.devices)?;
         config.validate()?;
-        let how = self.memory.restoring(&snapshot);
+        let how = self.memory.restoring(&snapshot)?;
         // What is brought in ahead is not what the guest has needed.
         let (track, record) = (self.track, self.record.is_some());
         let how = Restoring { track, record, prefetch: how.prefetch && !record, ..how };

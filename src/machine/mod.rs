@@ -51,7 +51,7 @@ struct Parts {
     /// Dropped after the vCPU threads are joined, so that it still takes their last output.
     loops: Vec<NamedLoop>,
     /// The virtio devices, while they are on no loop.
-    parked: Vec<Box<OnThread>>,
+    parked: Vec<OnThread>,
     /// The ways to command them, by their names.
     devices: Vec<(String, DeviceHandle)>,
     vmgenid: VmGenId,
@@ -130,7 +130,7 @@ impl Parts {
         subscribers.extend(console.map(|pump| (None, vec![Subscriber::Console(pump)])));
         for device in self.parked.drain(..) {
             let iothread = device.iothread.clone();
-            let device = Subscriber::Device(device);
+            let device = Subscriber::Device(Box::new(device));
             match subscribers.iter_mut().find(|(name, _)| *name == iothread) {
                 Some((_, devices)) => devices.push(device),
                 None => subscribers.push((iothread, vec![device])),
@@ -154,7 +154,7 @@ impl Parts {
             for subscriber in one.events.take(Subscriber::is_device) {
                 if let Subscriber::Device(mut device) = subscriber {
                     device.worker.pause();
-                    self.parked.push(device);
+                    self.parked.push(*device);
                 }
             }
         }

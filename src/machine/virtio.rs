@@ -27,7 +27,7 @@ pub(super) struct OnThread {
 /// The devices of a machine that is being built.
 #[derive(Default)]
 pub(super) struct Attachments {
-    pub(super) workers: Vec<Box<OnThread>>,
+    pub(super) workers: Vec<OnThread>,
     pub(super) handles: Vec<(String, DeviceHandle)>,
     /// The devices with a pseudo-terminal.
     pub(super) ptys: Vec<(String, PathBuf)>,
@@ -60,7 +60,7 @@ impl Attachments {
             let registers = Arc::new(Mutex::new(device.registers));
             mmio.insert(base, transport::LEN, registers.clone())?;
             let worker = device.worker;
-            attached.workers.push(Box::new(OnThread { name: name.clone(), iothread, registers, worker }));
+            attached.workers.push(OnThread { name: name.clone(), iothread, registers, worker });
             attached.handles.push((name, device.handle));
             let len = u32::try_from(transport::LEN).unwrap_or(u32::MAX);
             attached.windows.push(VirtioMmio { base, len, irq: irq.into(), trigger: Trigger::Edge });

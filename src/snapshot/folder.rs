@@ -103,6 +103,16 @@ impl Folder {
         &self.path
     }
 
+    /// The user whose directory it is. That user has said which files, sockets and taps of the host's its
+    /// machine gets.
+    ///
+    /// # Errors
+    /// The host does not say.
+    pub fn owner(&self) -> Result<u32, Error> {
+        let stat = rustix::fs::fstat(&self.dir).map_err(|errno| io("read", &self.path, errno.into()))?;
+        Ok(stat.st_uid)
+    }
+
     /// What it says of itself.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
