@@ -28,6 +28,8 @@ use common::live::word;
 use common::netns::{in_network_of_its_own, ip};
 use common::peer::sum;
 use common::{Screen, config, kvm, number, skip, watched_for};
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::Kvm;
 
 /// At how many instants a machine is saved.
 const INSTANTS: usize = 10;
@@ -61,6 +63,7 @@ struct Machine {
     keys: PipeWriter,
     ran: Duration,
     since: Instant,
+    began: Instant,
 }
 
 /// What is known of a machine that was saved.
@@ -71,29 +74,33 @@ struct Saved {
     text: String,
     /// How long it has run.
     ran: Duration,
+    /// When the first machine was started.
+    began: Instant,
 }
 
 impl Machine {
-    fn start(kvm: &Hypervisor, builder: Builder, ran: Duration) -> Self {
+    fn start(kvm: &Hypervisor, builder: Builder, before: Option<&Saved>) -> Self {
         let (keyboard, keys) = pipe().unwrap();
         let (screen, since) = (Screen::default(), Instant::now());
         let builder = builder.hypervisor(kvm.clone()).console_input(keyboard);
         let machine = builder.console_output(screen.clone()).build().unwrap().resume().unwrap();
-        Self { machine, screen, keys, ran, since }
+        let ran = before.map_or(Duration::ZERO, |saved| saved.ran);
+        Self { machine, screen, keys, ran, since, began: before.map_or(since, |saved| saved.began) }
     }
 
     fn restore(kvm: &Hypervisor, saved: &Saved) -> Self {
         let start = Instant::now();
         let snapshot = Snapshot::open(&saved.path).unwrap();
         let builder = snapshot.builder(snapshot.config(), Restoring::default()).unwrap();
-        let machine = Self::start(kvm, builder, saved.ran);
+        let machine = Self::start(kvm, builder, Some(saved));
         println!("restored in {:?}", start.elapsed());
         machine
     }
 
-    /// How long the guest has run, no less.
-    fn ran(&self) -> Duration {
-        self.ran + self.since.elapsed()
+    /// How long the guest has run, no less; with the time that it was kept, where its clock cannot stand
+    /// still then.
+    fn ran(&self, stands_still: bool) -> Duration {
+        if stands_still { self.ran + self.since.elapsed() } else { self.began.elapsed() }
     }
 
     /// Ends it, having saved it.
@@ -107,7 +114,7 @@ impl Machine {
         let written = taken.finish(&mut quiet).unwrap().memory_bytes;
         let all = start.elapsed();
         println!("saved {written} bytes of memory: pausing {paused:?}, paused for {pause:?}, all {all:?}");
-        Saved { path, text: format!("{before}{}", self.screen.text()), ran }
+        Saved { path, text: format!("{before}{}", self.screen.text()), ran, began: self.began }
     }
 
     /// Saves it while it runs on. What the guest had said by then is not known to the byte.
@@ -117,7 +124,8 @@ impl Machine {
         let ran = self.ran + self.since.elapsed();
         let written = live.taken.unwrap().finish(&mut quiet).unwrap().memory_bytes;
         println!("saved {written} bytes of memory while it runs, paused for {:?}", live.pause);
-        (Self { machine: live.machine, ..self }, Saved { path, text: String::new(), ran })
+        let saved = Saved { path, text: String::new(), ran, began: self.began };
+        (Self { machine: live.machine, ..self }, saved)
     }
 
     /// Ends the guest's work; it has to power the machine off. All that it said.
@@ -228,8 +236,8 @@ impl Said {
         }
     }
 
-    /// The guest knows of as many restores, it got no random number twice, and its clock has stood still
-    /// while it was kept, and only then.
+    /// The guest knows of as many restores, it got no random number twice, and no more time has gone by for it
+    /// than it has run.
     fn check(&self, text: &str, restores: usize, ran: Duration) {
         assert_eq!((self.forks, self.lost[1]), (restores, restores), "in:\n{text}");
         assert_eq!(self.random.iter().collect::<BTreeSet<_>>().len(), self.random.len(), "{:?}", self.random);
@@ -265,6 +273,18 @@ fn serve<T: Read + Write + Send + 'static>(
         }
     });
     count
+}
+
+/// Whether this KVM gives a guest a time-stamp counter of its own. If not, the host's goes on while a machine
+/// is kept, and with it the clock of a Linux that has chosen it.
+fn tsc_can_be_set() -> bool {
+    const FAR: u64 = 1 << 50;
+    let entry = kvm_msr_entry { index: 0x10, data: FAR, ..Default::default() };
+    let mut msrs = Msrs::from_entries(&[entry]).unwrap();
+    let vcpu = Kvm::new().unwrap().create_vm().unwrap().create_vcpu(0).unwrap();
+    vcpu.set_msrs(&msrs).unwrap();
+    vcpu.get_msrs(&mut msrs).unwrap();
+    msrs.as_slice()[0].data.abs_diff(FAR) < 1 << 40
 }
 
 /// A guest that is busy with memory, a disk, a network and vsock.
@@ -310,9 +330,11 @@ fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, cpus: u32) {
     let mut random = seed;
     let vcpus = u64::from(cpus);
 
+    let stands_still = tsc_can_be_set();
+    println!("the time-stamp counter can be set: {stands_still}");
     let booting = Instant::now();
     let builder = Builder::new(busy(linux, folder.path(), cpus));
-    let mut machine = Machine::start(kvm, builder, Duration::ZERO);
+    let mut machine = Machine::start(kvm, builder, None);
     machine.screen.wait_until("work", PATIENCE, |said| works(said, vcpus));
     println!("booted and at work in {:?}", booting.elapsed());
     let mut saves: Vec<Saved> = Vec::new();
@@ -325,7 +347,7 @@ fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, cpus: u32) {
         println!("instant {instant}: goes on, as seen {:?} after the start", machine.since.elapsed());
         let text = format!("{}{}", saved.text, machine.screen.text());
         let said = Said::of(&text);
-        said.check(&text, instant, machine.ran());
+        said.check(&text, instant, machine.ran(stands_still));
         assert_eq!((said.connected, said.lost[0]), ([1, instant + 1], 0), "in:\n{text}");
         saves.push(saved);
     }
@@ -343,7 +365,7 @@ fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, cpus: u32) {
         again.screen.wait_until("going on again", PATIENCE, |said| goes_on(said, vcpus, false));
         let text = format!("{}{}", saved.text, again.screen.text());
         let said = Said::of(&text);
-        said.check(&text, 1, again.ran());
+        said.check(&text, 1, again.ran(stands_still));
         if !saved.text.is_empty() {
             let other = Said::of(&saves[1].text);
             assert_eq!(said.random[..2], other.random[..2]);

@@ -186,7 +186,7 @@ int listens(int count, char **words)
 
 #define QUESTION (2 * KIB)
 // From one question to the next, and from one attempt to connect to the next.
-#define REST_MS 20
+#define REST_MS 100
 #define RETRY_MS 200
 // Each so many are told of.
 #define TOLD 8
