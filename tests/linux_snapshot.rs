@@ -354,11 +354,15 @@ fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, cpus: u32) {
     assert_eq!((tcp.load(Ordering::Relaxed), vsock.load(Ordering::Relaxed)), (1, INSTANTS + 1));
 
     let (machine, live) = machine.save_running(folder.path().join("live"));
-    let text = saves.last().unwrap().text.clone() + &machine.end();
-    let (text, end) = text.split_once("live: ok\r\n").unwrap();
-    assert!(end.starts_with("busy: ok\r\n"), "{end}");
-    let said = Said::of(text);
-    assert_eq!((said.forks, said.connected, said.lost[0]), (INSTANTS, [1, INSTANTS + 1], 0), "in:\n{text}");
+    let before = machine.screen.text().len();
+    let more = |said: &str| works(&format!("identity random=\n{}", &said[before..]), vcpus);
+    machine.screen.wait_until("going on meanwhile", PATIENCE, more);
+    let text = saves.last().unwrap().text.clone() + &machine.screen.text();
+    let said = Said::of(&text);
+    said.check(&text, INSTANTS, machine.ran(stands_still));
+    assert_eq!((said.connected, said.lost[0]), ([1, INSTANTS + 1], 0), "in:\n{text}");
+    let text = machine.end();
+    assert!(text.contains("busy: ok\r\n"), "{text}");
 
     for saved in [&live, &saves[0]] {
         let again = Machine::restore(kvm, saved);
