@@ -174,7 +174,7 @@ fn assert_nothing_left(
     };
     let (before, counted) = (names(), Counted::now());
     let error = snapshot.fork(8, Restoring::default(), each).unwrap_err();
-    assert_eq!(error.to_string(), format!("copy {FAILING} of 8"), "{what}");
+    assert_eq!(error.to_string(), format!("copy {FAILING} of 8, counted from 0, cannot be made"), "{what}");
     let causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());
     let line = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     assert!(line.contains(expected), "{what}: {line}\nand not\n{expected}");
