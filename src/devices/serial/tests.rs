@@ -122,6 +122,7 @@ fn a_terminal_that_is_full_from_the_start_is_waited_for() {
     write(&mut serial, offset::DATA, b'a');
     let (mut copy, _, _) = port(0);
     copy.restore(&UartState::default());
+    copy.connect();
     assert_eq!(read(&mut copy, offset::LSR), 0);
     terminal.limit.store(100, Ordering::Relaxed);
     serial.output_ready();
@@ -288,6 +289,9 @@ proptest! {
         let (mut copy, copy_terminal, copy_line) = port(terminal.limit.load(Ordering::Relaxed));
         lock(&copy_terminal.sent).resize(sent, 0);
         copy.restore(&state);
+        // What the interrupt controller's own state brings.
+        copy_line.set_level(line.is_high());
+        copy.connect();
         prop_assert_eq!(&copy.save(), &state);
         let drained = [Step::Write(offset::FCR, vec![0]), Step::Write(offset::FCR, vec![1])];
         for step in drained.iter().chain(&after) {

@@ -20,7 +20,7 @@ fn save_in_little_room() {
     draft.file(MEMORY).unwrap().set_len(SIZE).unwrap();
     let mut sections = format::decode(&state(&manifest(2))).unwrap();
     sections.push(Section { id: "big".into(), kind: "part".into(), version: 1, payload: vec![1; 1 << 20] });
-    let file = draft.path().join(STATE);
+    let file = path.join(STATE);
     let error = draft.commit(&format::encode(&sections).unwrap()).unwrap_err();
     let expected = format!("no room to write {}: free some, or save elsewhere: No space", file.display());
     assert!(told(&error).starts_with(&expected), "{}", told(&error));
