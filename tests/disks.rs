@@ -175,8 +175,8 @@ fn last_acknowledged(text: &str) -> u64 {
     whole.lines().rev().find_map(|line| line.strip_prefix("acked ")?.trim().parse().ok()).unwrap_or(0)
 }
 
-/// The power fails in the middle of writes: no flush that was acknowledged is lost, and a qcow2 image is
-/// as `qemu-img` would have it.
+/// The power fails in the middle of writes: no flush that was acknowledged is lost, and `qemu-img` finds no
+/// error in a qcow2 image; a cluster may be left that nobody uses.
 #[test]
 fn no_acknowledged_flush_is_lost_when_the_power_fails() {
     if kvm().is_none() {
@@ -202,7 +202,9 @@ fn no_acknowledged_flush_is_lost_when_the_power_fails() {
         let acknowledged = last_acknowledged(&process.finish().stdout);
         if qcow2 && qemu_img {
             let check = finish(Command::new("qemu-img").arg("check").arg(&overlay));
-            assert_eq!(check.code(), 0, "round {round} ({engine}): {check:?}");
+            // 0 is clean. A cluster is counted before a table leads to it, so that no table ever leads to one
+            // that is free: between the two, the power's failure leaves a cluster that nobody uses (3).
+            assert!([0, 3].contains(&check.code()), "round {round} ({engine}): {check:?}");
         }
         let found = finish(&mut journal(&disk, "journal-check"));
         let line = found.stdout.lines().find(|line| line.starts_with("blk op=journal-check"));

@@ -73,6 +73,16 @@ pub enum Error {
         /// What is known.
         known: String,
     },
+    /// What an overlay lies over is gone.
+    #[error(
+        "{device} lies over {path}, which is not there any more: a copy of its overlay would be of no use"
+    )]
+    ImageGone {
+        /// The device.
+        device: String,
+        /// The image.
+        path: PathBuf,
+    },
     /// The guest changes memory faster than it can be written.
     #[error(
         "the guest would have to stand still for about {needed:?}, and may for {allowed:?}: it changes memory too fast; give a longer pause, or save when it is idle"

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::folder::{Draft, Folder, MEMORY};
 use super::manifest::{Base, DiskCopy, Host, Id, Image, Manifest};
 use super::{Error, Progress, format};
+use crate::config::{MachineConfig, device_name};
 use crate::machine::PausedMachine;
 use crate::memory::{self, DirtyPages, GuestMemory, Layers, image};
 use crate::state::State;
@@ -181,6 +182,9 @@ impl Begun {
         in_time()?;
         let mut disks = Vec::new();
         for (device, overlay) in machine.overlays() {
+            if let Some(path) = missing_image(machine.config(), device) {
+                return Err(Error::ImageGone { device: device.to_owned(), path });
+            }
             let copy = draft.file(&overlay_name(device))?;
             let copied = File::open(overlay).and_then(|overlay| image::copy(&overlay, &copy));
             copied.map_err(|source| Error::Overlay { device: device.to_owned(), source })?;
@@ -201,6 +205,13 @@ impl Begun {
 /// The file of an overlay's copy.
 fn overlay_name(device: &str) -> String {
     format!("{device}.qcow2")
+}
+
+/// The image that a disk's overlay lies over, if it is not there any more: nobody could use a copy.
+fn missing_image(config: &MachineConfig, device: &str) -> Option<PathBuf> {
+    let mut disks = config.devices.disk.iter().enumerate();
+    let disk = disks.find(|(index, disk)| device_name("disk", *index, *disk) == device);
+    disk.map(|(_, disk)| disk.path.clone()).filter(|path| !path.exists())
 }
 
 fn other_base(base: &Path, known: Option<u128>) -> Error {
