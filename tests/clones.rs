@@ -18,7 +18,7 @@ use bantam::virtio::block::config::{Disk, Overlay};
 use common::alone::{Counted, alone};
 use common::live::word;
 use common::netns::in_network_of_its_own;
-use common::saving::{Machine, pause, save};
+use common::saving::{Machine, clocks, pause, save};
 use common::{Screen, config, kvm, number, skip};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -135,7 +135,7 @@ fn clones_have_networks_of_their_own() {
 fn disks_of_clones_are_apart() {
     let Some(kvm) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let words = "quiet churn every=1 touch=1 span=256K";
+    let words = &format!("quiet churn every=1 touch=1 span=256K{}", clocks());
     let machine = Machine::start(&kvm, original(folder.path(), words, false));
     while number(&machine.line("churn round="), "verified") < 20 {}
     let path = folder.path().join("snapshot");

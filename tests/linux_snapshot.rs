@@ -27,9 +27,8 @@ use common::linux::{CMDLINE, PATIENCE, linux};
 use common::live::word;
 use common::netns::{in_network_of_its_own, ip};
 use common::peer::sum;
+use common::saving::tsc_can_be_set;
 use common::{Screen, config, kvm, number, skip, watched_for};
-use kvm_bindings::{Msrs, kvm_msr_entry};
-use kvm_ioctls::Kvm;
 
 /// At how many instants a machine is saved.
 const INSTANTS: usize = 10;
@@ -273,18 +272,6 @@ fn serve<T: Read + Write + Send + 'static>(
         }
     });
     count
-}
-
-/// Whether this KVM gives a guest a time-stamp counter of its own. If not, the host's goes on while a machine
-/// is kept, and with it the clock of a Linux that has chosen it.
-fn tsc_can_be_set() -> bool {
-    const FAR: u64 = 1 << 50;
-    let entry = kvm_msr_entry { index: 0x10, data: FAR, ..Default::default() };
-    let mut msrs = Msrs::from_entries(&[entry]).unwrap();
-    let vcpu = Kvm::new().unwrap().create_vm().unwrap().create_vcpu(0).unwrap();
-    vcpu.set_msrs(&msrs).unwrap();
-    vcpu.get_msrs(&mut msrs).unwrap();
-    msrs.as_slice()[0].data.abs_diff(FAR) < 1 << 40
 }
 
 /// A guest that is busy with memory, a disk, a network and vsock.

@@ -19,7 +19,7 @@ use bantam::snapshot::{MemorySource, Options, Restoring, Snapshot, Taken, folder
 use bantam::virtio::Allow;
 use bantam::virtio::block::config::{Disk, EngineKind, Overlay};
 use common::netns::{on_a_tap, packets};
-use common::saving::{Machine, Random, pause, quiet, save};
+use common::saving::{Machine, Random, clocks, pause, quiet, save};
 use common::{PATIENCE, Screen, config, kvm, number};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -159,7 +159,10 @@ fn the_longest_chain() {
     let Some(kvm) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = |index: usize| folder.path().join(index.to_string());
-    let config = MachineConfig { memory: Size::mib(16), ..config("quiet churn every=1 touch=1") };
+    let config = MachineConfig {
+        memory: Size::mib(16),
+        ..config(&format!("quiet churn every=1 touch=1{}", clocks()))
+    };
     let mut machine = Machine::start(&kvm, config);
     machine.line("churn round=");
     for index in 0..folder::MAX_CHAIN {
@@ -239,7 +242,7 @@ impl Sequence {
             vsock: vec![parse_options(&vsock).unwrap()],
             ..Devices::default()
         };
-        let words = format!("quiet churn every={EVERY} touch=2 span=4M");
+        let words = format!("quiet churn every={EVERY} touch=2 span=4M{}", clocks());
         MachineConfig { cpus: self.cpus, memory: Size::mib(24), devices, ..config(&words) }
     }
 

@@ -12,7 +12,7 @@ use crate::{Machine, cpu, phys, trap};
 /// Random bytes that are shown.
 const RANDOM: u64 = 8;
 /// How often an interrupt is waited for that may not come.
-const MOST_WINDOWS: u32 = 100;
+const MOST_WINDOWS: u32 = 10_000;
 /// The context id in a socket device's configuration (VIRTIO 1.2, 5.10.4).
 const GUEST_CID: u32 = 0;
 
