@@ -68,6 +68,11 @@ impl Error {
         }
     }
 
+    /// The call is given more than it takes.
+    pub(super) fn too_many(call: &'static str) -> Self {
+        Self::Call { call, source: errno::Error::new(libc::E2BIG) }
+    }
+
     /// For `map_err`: an error that names the call.
     pub(super) fn call(call: &'static str) -> impl Fn(errno::Error) -> Self {
         move |source| Self::Call { call, source }

@@ -8,7 +8,6 @@ use kvm_bindings::{
     kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::Cap;
-use vmm_sys_util::errno;
 
 use super::{Error, KvmVcpu, Vm};
 use crate::state::saved;
@@ -114,8 +113,7 @@ impl KvmVcpu {
             cpuid,
             tsc_khz: _,
         } = state;
-        let too_many = |call| move |_| Error::Call { call, source: errno::Error::new(libc::E2BIG) };
-        let cpuid = CpuId::from_entries(cpuid).map_err(too_many("KVM_SET_CPUID2"))?;
+        let cpuid = CpuId::from_entries(cpuid).map_err(|_| Error::too_many("KVM_SET_CPUID2"))?;
         // What there is decides which registers there are.
         self.set_cpuid(&cpuid)?;
         let fd = self.fd();
@@ -169,7 +167,6 @@ impl KvmVcpu {
 
     /// All MSRs that KVM saves. It stops at one that it does not give this vCPU: that one is left out.
     fn msrs(&self) -> Result<Vec<kvm_msr_entry>, Error> {
-        let call = "KVM_GET_MSRS";
         let mut wanted = self.vm().msrs_to_save()?;
         // The deadline is lost if the counter that it is compared with comes after it.
         wanted.sort_by_key(|index| match *index {
@@ -180,14 +177,10 @@ impl KvmVcpu {
         let mut saved = Vec::with_capacity(wanted.len());
         let mut rest = wanted.as_slice();
         while !rest.is_empty() {
-            let some = rest.iter().take(MOST_MSRS);
-            let entries: Vec<_> =
-                some.map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
-            let mut msrs = Msrs::from_entries(&entries)
-                .map_err(|_| Error::Call { call, source: errno::Error::new(libc::E2BIG) })?;
-            let count = self.fd().get_msrs(&mut msrs).map_err(Error::call(call))?;
-            saved.extend(msrs.as_slice().iter().take(count));
-            let done = if count < entries.len() { count + 1 } else { count };
+            let some = rest.get(..MOST_MSRS).unwrap_or(rest);
+            let given = self.some_msrs(some)?;
+            let done = if given.len() < some.len() { given.len() + 1 } else { given.len() };
+            saved.extend(given);
             rest = rest.get(done..).unwrap_or_default();
         }
         Ok(saved)
@@ -196,7 +189,7 @@ impl KvmVcpu {
     /// Sets MSRs. Some can only be read; those have to have their value already.
     fn restore_msrs(&self, saved: &[kvm_msr_entry]) -> Result<(), Error> {
         if saved.len() > ALL_MSRS {
-            return Err(Error::Call { call: "KVM_SET_MSRS", source: errno::Error::new(libc::E2BIG) });
+            return Err(Error::too_many("KVM_SET_MSRS"));
         }
         let mut rest = saved;
         while !rest.is_empty() {
@@ -218,17 +211,22 @@ impl KvmVcpu {
 
     /// The value of an MSR, if there is one.
     fn msr(&self, index: u32) -> Result<Option<u64>, Error> {
+        Ok(self.some_msrs(&[index])?.first().map(|entry| entry.data))
+    }
+
+    /// MSRs up to the first that KVM does not give.
+    fn some_msrs(&self, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Error> {
         let call = "KVM_GET_MSRS";
-        let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }])
-            .map_err(|_| Error::Call { call, source: errno::Error::new(libc::E2BIG) })?;
+        let entries: Vec<_> =
+            indices.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
+        let mut msrs = Msrs::from_entries(&entries).map_err(|_| Error::too_many(call))?;
         let count = self.fd().get_msrs(&mut msrs).map_err(Error::call(call))?;
-        Ok(msrs.as_slice().first().filter(|_| count == 1).map(|entry| entry.data))
+        Ok(msrs.as_slice().iter().take(count).copied().collect())
     }
 }
 
 fn empty_xsave(extra_words: usize) -> Result<Xsave, Error> {
-    Xsave::new(extra_words)
-        .map_err(|_| Error::Call { call: "KVM_SET_XSAVE", source: errno::Error::new(libc::E2BIG) })
+    Xsave::new(extra_words).map_err(|_| Error::too_many("KVM_SET_XSAVE"))
 }
 
 impl Vm {

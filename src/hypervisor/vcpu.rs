@@ -11,7 +11,6 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::errno;
 
 use super::kick::ImmediateExit;
 use super::{Error, Failure, FailureKind, Vm};
@@ -141,8 +140,7 @@ impl KvmVcpu {
     /// KVM refuses, or does not take one of them.
     pub fn set_msrs(&self, registers: &[kvm_msr_entry]) -> Result<(), Error> {
         let call = "KVM_SET_MSRS";
-        let msrs = Msrs::from_entries(registers)
-            .map_err(|_| Error::Call { call, source: errno::Error::new(libc::E2BIG) })?;
+        let msrs = Msrs::from_entries(registers).map_err(|_| Error::too_many(call))?;
         let set = self.fd.set_msrs(&msrs).map_err(Error::call(call))?;
         registers.get(set).map_or(Ok(()), |entry| Err(Error::Msr(entry.index)))
     }

@@ -206,10 +206,8 @@ impl Vm {
                 entry
             })
             .collect();
-        let table = KvmIrqRouting::from_entries(&entries).map_err(|_| Error::Call {
-            call: "KVM_SET_GSI_ROUTING",
-            source: vmm_sys_util::errno::Error::new(libc::E2BIG),
-        })?;
+        let table =
+            KvmIrqRouting::from_entries(&entries).map_err(|_| Error::too_many("KVM_SET_GSI_ROUTING"))?;
         self.fd().set_gsi_routing(&table).map_err(Error::call("KVM_SET_GSI_ROUTING"))
     }
 }
