@@ -38,7 +38,7 @@ pub enum Error {
     /// A configuration that cannot be.
     #[error(transparent)]
     Config(#[from] config::Error),
-    /// The host has no random numbers, for an id or an address.
+    /// The host has no random numbers for an id.
     #[error("the host has no random numbers")]
     Random(#[source] io::Error),
     /// No more descriptors.

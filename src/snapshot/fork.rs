@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::rand::{GetRandomFlags, getrandom};
-
 use super::{Error, Restoring, Snapshot};
 use crate::config::{Console, MachineConfig};
 use crate::hypervisor::Hypervisor;
@@ -24,17 +22,15 @@ impl Snapshot {
     /// - files and sockets of its own: their names with `.NUMBER` at the end, or with the number where the name
     ///   has `{}`. Taps have `-NUMBER`.
     /// - no console on standard input and output.
-    ///
-    /// # Errors
-    /// The host has no random numbers.
-    pub fn copy_config(&self, number: usize) -> Result<MachineConfig, Error> {
+    #[must_use]
+    pub fn copy_config(&self, number: usize) -> MachineConfig {
         let mut config = self.config();
         let devices = &mut config.devices;
         for disk in devices.disk.iter_mut().filter(|disk| !disk.readonly) {
             disk.overlay = Some(Overlay::Temp);
         }
         for net in &mut devices.net {
-            net.mac = Some(new_mac()?);
+            net.mac = Some(Mac::random());
             net.tap = net.tap_name().map(|tap| numbered(tap, '-', number));
             (net.fd, net.ip) = (None, None);
         }
@@ -50,7 +46,7 @@ impl Snapshot {
                 Console::Off | Console::Pty => {}
             }
         }
-        Ok(config)
+        config
     }
 
     /// Makes `count` machines that go on from here, each with the configuration of [`Self::copy_config`].
@@ -68,9 +64,8 @@ impl Snapshot {
         let mut made = Made::default();
         let mut machines = Vec::with_capacity(count);
         for index in 0..count {
-            let machine = self.copy_config(index).and_then(|config| {
-                let builder = self.builder(config, how)?.hypervisor(hypervisor.clone());
-                let builder = each(index, builder);
+            let machine = self.builder(self.copy_config(index), how).and_then(|builder| {
+                let builder = each(index, builder.hypervisor(hypervisor.clone()));
                 made.note(builder.config());
                 Ok(builder.build()?)
             });
@@ -113,12 +108,6 @@ impl Drop for Made {
             let _ = std::fs::remove_file(path);
         }
     }
-}
-
-fn new_mac() -> Result<Mac, Error> {
-    let mut bytes = [0; 8];
-    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|errno| Error::Random(errno.into()))?;
-    Ok(Mac::local(u64::from_le_bytes(bytes)))
 }
 
 fn numbered(name: &str, separator: char, number: usize) -> String {

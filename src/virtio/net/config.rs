@@ -1,6 +1,7 @@
 //! The network device's configuration.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
@@ -168,6 +169,12 @@ impl Mac {
     pub fn from_octets(octets: [u8; 6]) -> Option<Self> {
         let [first, ..] = octets;
         (first & 1 == 0 && octets != [0; 6]).then_some(Self(octets))
+    }
+
+    /// A locally administered address that is most likely nobody's.
+    #[must_use]
+    pub fn random() -> Self {
+        Self::local(RandomState::new().hash_one(()))
     }
 
     /// The bytes, in the order of a frame.

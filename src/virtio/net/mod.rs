@@ -18,7 +18,6 @@ mod receive;
 mod tap;
 mod transmit;
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -74,7 +73,7 @@ pub fn device(config: &Net, taps: Vec<OwnedFd>) -> Result<impl Device + use<>, O
 }
 
 fn nic(config: &Net, tap: Tap) -> Result<Nic, OpenError> {
-    let mac = config.mac.unwrap_or_else(|| Mac::local(RandomState::new().hash_one(&tap.name)));
+    let mac = config.mac.unwrap_or_else(Mac::random);
     log::info!("the guest's address on the tap '{}' is {mac}", tap.name);
     Nic::new(config, tap, mac).map_err(Into::into)
 }
