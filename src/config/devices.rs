@@ -99,6 +99,15 @@ macro_rules! define {
 }
 with_devices!(define);
 
+impl Devices {
+    /// The disk of this name, by its number.
+    #[must_use]
+    pub fn disk_number(&self, name: &str) -> Option<usize> {
+        let mut disks = self.disk.iter().enumerate();
+        disks.find(|(index, disk)| device_name("disk", *index, *disk) == name).map(|(index, _)| index)
+    }
+}
+
 /// The name of a device: its own, or its kind with its number.
 #[must_use]
 pub fn device_name(kind: &str, index: usize, config: &impl DeviceConfig) -> String {

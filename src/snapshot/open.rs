@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Error;
 use super::folder::{Folder, WORKING_SET};
 use super::manifest::Manifest;
-use crate::config::{MachineConfig, device_name};
+use crate::config::MachineConfig;
 use crate::machine::{Builder, Kept, Lifeline, RunningMachine};
 use crate::memory::{self, GuestMemory, Layer, Layers, Prefetch, WorkingSet};
 use crate::virtio::Allow;
@@ -95,10 +95,8 @@ impl Snapshot {
         let mut config = self.manifest().config.clone();
         for copy in &self.manifest().disks {
             let path = self.folder.path().join(&copy.file);
-            let mut disks = config.devices.disk.iter_mut().enumerate();
-            if let Some((_, disk)) =
-                disks.find(|(index, disk)| device_name("disk", *index, *disk) == copy.device)
-            {
+            let number = config.devices.disk_number(&copy.device);
+            if let Some(disk) = number.and_then(|number| config.devices.disk.get_mut(number)) {
                 *disk = Disk { path, format: Format::Qcow2, overlay: Some(Overlay::Temp), ..disk.clone() };
             }
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::folder::{Draft, Folder, MEMORY};
 use super::manifest::{Base, DiskCopy, Host, Id, Image, Manifest};
 use super::{Error, Progress, format};
-use crate::config::{MachineConfig, device_name};
+use crate::config::MachineConfig;
 use crate::machine::PausedMachine;
 use crate::memory::{self, DirtyPages, GuestMemory, Layers, image};
 use crate::state::State;
@@ -209,9 +209,8 @@ fn overlay_name(device: &str) -> String {
 
 /// The image that a disk's overlay lies over, if it is not there any more: nobody could use a copy.
 fn missing_image(config: &MachineConfig, device: &str) -> Option<PathBuf> {
-    let mut disks = config.devices.disk.iter().enumerate();
-    let disk = disks.find(|(index, disk)| device_name("disk", *index, *disk) == device);
-    disk.map(|(_, disk)| disk.path.clone()).filter(|path| !path.exists())
+    let disk = config.devices.disk.get(config.devices.disk_number(device)?)?;
+    (!disk.path.exists()).then(|| disk.path.clone())
 }
 
 fn other_base(base: &Path, known: Option<u128>) -> Error {
