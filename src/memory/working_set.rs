@@ -1,5 +1,6 @@
 //! The pages that a restored guest touches first: recorded once, and brought in ahead of the guest ever after.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
@@ -22,8 +23,14 @@ const MAGIC: [u8; 8] = *b"BANTAMWS";
 const HEADER: usize = MAGIC.len() + size_of::<u16>() + size_of::<u32>();
 /// The longest file that is read. A guest that touched so many scattered pages is not made faster.
 const LONGEST: u64 = 16 << 20;
-/// Pages between two runs that are read along with them: less work than another request.
-const GAP: u64 = 8;
+/// Pages between two runs that are read along with them: less work than another request, where a disk reads some
+/// hundred MiB a second and takes some ten thousand requests.
+const GAP: u64 = 2;
+/// The pages of a block that the host can map as one, where a file system keeps it in one piece.
+const BLOCK: u64 = (2 << 20) / PAGE_SIZE;
+/// As many of a block's pages as make it worth while to bring in the whole block: one read then stands for as many,
+/// and one fault of the guest's. It is the host's page cache that takes more, which copies share.
+const DENSE: u64 = BLOCK / 8;
 /// Bytes that are read ahead with one request. Linux reads no more at a time than its read-ahead window.
 const REQUEST: u64 = 128 << 10;
 
@@ -188,8 +195,10 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    /// Has a thread bring in the pages of a working set, while the guest runs: first all reads are begun,
-    /// the longest possible, then the pages are mapped as they come, so that the guest finds them.
+    /// Has a thread bring in the pages of a working set, while the guest runs: first all reads of scattered pages
+    /// are begun, the longest possible; then come whole blocks of which the set has many pages, in one piece if the
+    /// file system can; then the scattered pages are mapped, so that the guest finds them. Meanwhile what
+    /// the guest misses comes without its neighbours, for which these reads would have to wait.
     ///
     /// It is a help and no more: what cannot be brought in comes when it is touched.
     ///
@@ -200,13 +209,16 @@ impl Prefetch {
         if set.pages != pages || layers.size().bytes() != size(memory) {
             return Err(Error::ForeignWorkingSet { found: set.pages, pages });
         }
-        let reads = reads(layers, set);
+        let plan = Plan::new(layers, set);
         let stop = Arc::new(AtomicBool::new(false));
-        let (memory, runs, stopped) = (memory.clone(), set.runs.clone(), Arc::clone(&stop));
+        let (memory, stopped) = (memory.clone(), Arc::clone(&stop));
         let thread = thread::Builder::new()
             .name("prefetch".to_owned())
             .spawn(move || {
-                let _ = bring_in(&memory, &reads, &runs, &stopped);
+                // All of it is advice: without it, pages come when they are touched.
+                let _ = advise(&memory, libc::MADV_RANDOM);
+                let _ = plan.bring_in(&memory, &stopped);
+                let _ = advise(&memory, libc::MADV_NORMAL);
             })
             .map_err(Error::Prefetch)?;
         Ok(Self { stop, thread: Some(thread) })
@@ -232,13 +244,81 @@ impl Drop for Prefetch {
     }
 }
 
-/// The parts of files to read for a working set, with small gaps read along.
-fn reads(layers: &Layers, set: &WorkingSet) -> Vec<(Arc<File>, Range<u64>)> {
+/// How a working set is brought in.
+#[derive(Debug)]
+struct Plan {
+    /// Runs of whole blocks.
+    dense: Vec<(u64, u64)>,
+    /// The runs of the set's pages that are in none of them.
+    scattered: Vec<(u64, u64)>,
+    /// The parts of files that hold the scattered pages.
+    reads: Vec<(Arc<File>, Range<u64>)>,
+}
+
+impl Plan {
+    fn new(layers: &Layers, set: &WorkingSet) -> Self {
+        let mut dense = Vec::new();
+        for (block, pages) in pages_in_blocks(&set.runs) {
+            if pages >= DENSE {
+                let first = block * BLOCK;
+                host::append(&mut dense, (first, BLOCK.min(set.pages - first)));
+            }
+        }
+        let mut scattered = Vec::new();
+        let mut end = 0;
+        for (first, count) in dense.iter().copied().chain([(set.pages, 0)]) {
+            scattered.extend(within(&set.runs, end..first));
+            end = first + count;
+        }
+        let reads = reads(layers, &scattered);
+        Self { dense, scattered, reads }
+    }
+
+    fn bring_in(&self, memory: &GuestMemory, stop: &AtomicBool) -> Result<(), Error> {
+        for (file, range) in &self.reads {
+            steps(range.clone(), REQUEST, stop, |part| {
+                // What is not read ahead is read below.
+                let _ = host::advise_file(file, part, libc::POSIX_FADV_WILLNEED);
+                Ok(())
+            })?;
+        }
+        for (first, count) in &self.dense {
+            let range = first * PAGE_SIZE..(first + count) * PAGE_SIZE;
+            for (_, slice) in parts(memory, range.clone())? {
+                // Without it, the block comes in smaller pieces.
+                let _ = host::advise(&slice, libc::MADV_HUGEPAGE);
+            }
+            steps(range, BLOCK * PAGE_SIZE, stop, |part| populate(memory, part))?;
+        }
+        for (first, count) in &self.scattered {
+            let range = first * PAGE_SIZE..(first + count) * PAGE_SIZE;
+            steps(range, REQUEST, stop, |part| populate(memory, part))?;
+        }
+        Ok(())
+    }
+}
+
+/// Each block that has pages of these runs, and how many.
+fn pages_in_blocks(runs: &[(u64, u64)]) -> BTreeMap<u64, u64> {
+    let mut blocks = BTreeMap::new();
+    for (first, count) in runs {
+        let (mut at, end) = (*first, first + count);
+        while at < end {
+            let next = end.min((at / BLOCK + 1) * BLOCK);
+            *blocks.entry(at / BLOCK).or_default() += next - at;
+            at = next;
+        }
+    }
+    blocks
+}
+
+/// The parts of files to read for runs of pages, with small gaps read along.
+fn reads(layers: &Layers, runs: &[(u64, u64)]) -> Vec<(Arc<File>, Range<u64>)> {
     let mut reads: Vec<(Arc<File>, Range<u64>)> = Vec::new();
     for piece in layers.pieces() {
         let Source::File(number) = piece.source else { continue };
         let Some(file) = layers.file(number) else { continue };
-        for (first, count) in within(&set.runs, piece.first..piece.first + piece.count) {
+        for (first, count) in within(runs, piece.first..piece.first + piece.count) {
             let range = first * PAGE_SIZE..(first + count) * PAGE_SIZE;
             match reads.last_mut() {
                 Some((last, before))
@@ -253,35 +333,27 @@ fn reads(layers: &Layers, set: &WorkingSet) -> Vec<(Arc<File>, Range<u64>)> {
     reads
 }
 
-fn bring_in(
-    memory: &GuestMemory,
-    reads: &[(Arc<File>, Range<u64>)],
-    runs: &[(u64, u64)],
+/// Does something with a range in steps, until told to stop.
+fn steps(
+    range: Range<u64>,
+    step: u64,
     stop: &AtomicBool,
+    mut each: impl FnMut(Range<u64>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    for (file, range) in reads {
-        let mut at = range.start;
-        while at < range.end && !stop.load(Ordering::Relaxed) {
-            let next = range.end.min(at + REQUEST);
-            // What is not read ahead is read below.
-            let _ = host::advise_file(file, at..next, libc::POSIX_FADV_WILLNEED);
-            at = next;
-        }
-    }
-    for (first, count) in runs {
-        let (mut at, end) = (first * PAGE_SIZE, (first + count) * PAGE_SIZE);
-        while at < end {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            let next = end.min(at + REQUEST);
-            for (_, slice) in parts(memory, at..next)? {
-                host::advise(&slice, libc::MADV_POPULATE_READ).map_err(Error::Prefetch)?;
-            }
-            at = next;
-        }
+    let mut at = range.start;
+    while at < range.end && !stop.load(Ordering::Relaxed) {
+        let next = range.end.min(at + step);
+        each(at..next)?;
+        at = next;
     }
     Ok(())
+}
+
+/// Has the host map a range of the memory, whose bytes are read first if they have to.
+fn populate(memory: &GuestMemory, range: Range<u64>) -> Result<(), Error> {
+    parts(memory, range)?
+        .iter()
+        .try_for_each(|(_, slice)| host::advise(slice, libc::MADV_POPULATE_READ).map_err(Error::Prefetch))
 }
 
 #[cfg(test)]

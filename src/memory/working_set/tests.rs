@@ -105,9 +105,35 @@ fn what_belongs_together_is_read_together() {
     let layers = vec![layer(&file), Layer { runs: Some(vec![zero]), ..layer(&file) }];
     let layers = Layers::new(Size::mib(8), layers).unwrap();
     let runs = vec![(0, 2), (2 + GAP, 1), (50, 1), (290, 30), (400, 1)];
-    let reads = reads(&layers, &WorkingSet { pages: 2048, runs });
+    let reads = reads(&layers, &runs);
     let pages: Vec<_> = reads.iter().map(|(_, range)| range.start / PAGE..range.end / PAGE).collect();
     assert_eq!(pages, [0..3 + GAP, 50..51, 290..300, 310..320, 400..401]);
+}
+
+#[test]
+fn blocks_with_many_pages_are_brought_in_whole() {
+    let Some(file) = cold_file(4 * BLOCK) else { return };
+    let layers = Layers::new(Size::mib(8), vec![layer(&file)]).unwrap();
+    // One page in eight of the second block, and of the third one page less; two runs end at a block's border.
+    let eighth = |block: u64, count: u64| (0..count).map(move |n| (block * BLOCK + n * 8, 1));
+    let runs: Vec<_> =
+        [(BLOCK - 1, 1)].into_iter().chain(eighth(1, DENSE)).chain(eighth(2, DENSE - 1)).collect();
+    let set = WorkingSet { pages: 4 * BLOCK, runs: runs.clone() };
+    let plan = Plan::new(&layers, &set);
+    assert_eq!(plan.dense, [(BLOCK, BLOCK)]);
+    let scattered: Vec<_> = runs.iter().copied().filter(|(first, _)| first / BLOCK != 1).collect();
+    assert_eq!(plan.scattered, scattered);
+    assert_eq!(pages_in_blocks(&[(BLOCK - 1, BLOCK + 3)]), BTreeMap::from([(0, 1), (1, BLOCK), (2, 2)]));
+    // A memory that ends within a block.
+    let set = WorkingSet { pages: BLOCK + 100, runs: vec![(0, BLOCK + 100)] };
+    assert_eq!(Plan::new(&layers, &set).dense, [(0, BLOCK + 100)]);
+
+    let memory = restore(&layers).unwrap();
+    plan.bring_in(&memory, &AtomicBool::new(false)).unwrap();
+    let pagemap = Pagemap::open().unwrap();
+    let held = pagemap.held(&parts(&memory, 0..8 << 20).unwrap()[0].1).unwrap();
+    let here = |page| within(&held, page..page + 1).next().is_some();
+    assert!((BLOCK..2 * BLOCK).all(here) && scattered.iter().all(|(first, _)| here(*first)), "{held:?}");
 }
 
 #[test]
@@ -122,7 +148,7 @@ fn a_prefetch_ends_with_its_owner() {
     drop(prefetch);
     let memory = restore(&layers).unwrap();
     let stopped = AtomicBool::new(true);
-    bring_in(&memory, &reads(&layers, &set), &set.runs, &stopped).unwrap();
+    Plan::new(&layers, &set).bring_in(&memory, &stopped).unwrap();
     let pagemap = Pagemap::open().unwrap();
     assert_eq!(pagemap.held(&parts(&memory, 0..64 << 20).unwrap()[0].1).unwrap(), []);
 }
