@@ -34,6 +34,7 @@
 //! `SIGRTMIN + `[`KICK_SIGNAL_OFFSET`](hypervisor::KICK_SIGNAL_OFFSET), which takes vCPUs out of their
 //! guests, and has no other state of the process's.
 
+pub mod bench;
 pub mod boot;
 pub mod bus;
 pub mod cli;

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod attended;
+mod bench;
 mod config;
 mod console;
 mod ctl;
@@ -72,6 +73,8 @@ enum Command {
     Fork(fork::Fork),
     /// Make snapshots of running machines, look at them, check and remove them.
     Snapshot(snapshot::Snapshot),
+    /// Measure this VMM beside others, compare results.
+    Bench(bench::Bench),
     /// Say what this host can do for microVMs, and what it lacks.
     Doctor(doctor::Doctor),
     /// Print a shell's completions.
@@ -155,6 +158,7 @@ pub fn main(process_start: Instant) -> ExitCode {
         Command::Restore(restore) => restore.run(process_start),
         Command::Fork(fork) => fork.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man => documents::man(),

@@ -31,8 +31,8 @@ use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitCounter};
 use crate::virtio::{self, Device, Opened};
 
-/// The embedded guest: our own small kernel.
-static EMBEDDED_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
+/// The guest that a machine runs when its configuration names no kernel.
+pub static EMBEDDED_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"));
 
 /// What the machine puts on the kernel command line itself: the console is the serial port; a
 /// reboot and a panic end the machine at once.

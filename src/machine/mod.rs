@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-pub use builder::Builder;
+pub use builder::{Builder, EMBEDDED_GUEST};
 pub use error::Error;
 pub use outcome::{ExitReason, Outcome};
 

@@ -19,18 +19,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What one run took.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Run {
+pub struct Run {
     /// From the start of the process to the first byte on its standard output.
-    pub(crate) first_byte: Duration,
+    pub first_byte: Duration,
     /// From the start of the process to its end.
-    pub(crate) end: Duration,
+    pub end: Duration,
     /// Processor time of all its threads, in itself and in the kernel.
-    pub(crate) cpu: Duration,
+    pub cpu: Duration,
 }
 
 /// The command that runs a program as from a plain shell. Cargo's own variables do not reach it:
 /// its library path alone costs the dynamic loader some two hundred system calls.
-pub(crate) fn command(program: &Path, arguments: &[OsString]) -> Command {
+pub fn command(program: &Path, arguments: &[OsString]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
     command
@@ -38,7 +38,7 @@ pub(crate) fn command(program: &Path, arguments: &[OsString]) -> Command {
 
 /// Runs a program with no input and takes its output from a pipe. The clock starts before the
 /// process exists: the cost of making one is in every program's figures alike.
-pub(crate) fn time(command: &mut Command) -> anyhow::Result<Run> {
+pub fn time(command: &mut Command) -> anyhow::Result<Run> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
@@ -57,7 +57,7 @@ pub(crate) fn time(command: &mut Command) -> anyhow::Result<Run> {
 }
 
 /// Runs a program with no input to its end and gives what it printed. It may be silent for `patience`.
-pub(crate) fn output(command: &mut Command, patience: Duration) -> anyhow::Result<String> {
+pub fn output(command: &mut Command, patience: Duration) -> anyhow::Result<String> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let pipe = child.stdout.take().context("standard output is a pipe")?;
@@ -71,26 +71,27 @@ pub(crate) fn output(command: &mut Command, patience: Duration) -> anyhow::Resul
 }
 
 /// A program that runs until it is told to end; it is, whatever happens.
-pub(crate) struct Running(Child);
+pub struct Running(Child);
 
 impl Running {
     /// Starts a program with neither input nor output.
-    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+    pub fn start(command: &mut Command) -> anyhow::Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().map(Self).with_context(|| format!("cannot start {command:?}"))
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    /// Its number.
+    pub fn id(&self) -> u32 {
         self.0.id()
     }
 
     /// Whether it has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> io::Result<bool> {
+    pub fn has_ended(&mut self) -> io::Result<bool> {
         self.0.try_wait().map(|status| status.is_some())
     }
 
     /// The processor time that it has used, in steps of a clock tick.
-    pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
         let path = format!("/proc/{}/stat", self.id());
         let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
         // The name, in parentheses, may hold anything; what follows it are numbers, of which the
@@ -104,7 +105,7 @@ impl Running {
     }
 
     /// Asks it to end, and waits until it has.
-    pub(crate) fn terminate(mut self) -> anyhow::Result<()> {
+    pub fn terminate(mut self) -> anyhow::Result<()> {
         signal(self.id(), libc::SIGTERM);
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
@@ -150,7 +151,7 @@ impl Read for Output<'_> {
 
 /// How many system calls a run of the program makes; none where strace(1) is missing or may not
 /// trace.
-pub(crate) fn system_calls(program: &Path, arguments: &[OsString]) -> Option<u64> {
+pub fn system_calls(program: &Path, arguments: &[OsString]) -> Option<u64> {
     let options = ["-f", "-c", "-U", "calls,name"].map(OsString::from);
     let arguments: Vec<_> = options.into_iter().chain([program.into()]).chain(arguments.to_vec()).collect();
     let output = command(Path::new("strace"), &arguments).stdin(Stdio::null()).output().ok()?;

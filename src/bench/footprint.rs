@@ -9,15 +9,15 @@ use serde::Serialize;
 /// A process's share of the host's memory (PSS: pages that several processes map are divided among
 /// them), without its guest's memory, in KiB.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Overhead {
+pub struct Overhead {
     /// All mappings but the guest's.
-    pub(crate) pss_kib: u64,
+    pub pss_kib: u64,
     /// The part of it that no file backs: heap, stacks, changed data.
-    pub(crate) anonymous_kib: u64,
+    pub anonymous_kib: u64,
     /// What the guest has touched of its own memory.
-    pub(crate) guest_kib: u64,
+    pub guest_kib: u64,
     /// The names of the threads.
-    pub(crate) threads: Vec<String>,
+    pub threads: Vec<String>,
 }
 
 /// One mapping of `/proc/PID/smaps`.
@@ -29,7 +29,7 @@ struct Mapping {
 }
 
 /// Measures a process whose guest has so much memory.
-pub(crate) fn overhead(pid: u32, guest_bytes: u64) -> anyhow::Result<Overhead> {
+pub fn overhead(pid: u32, guest_bytes: u64) -> anyhow::Result<Overhead> {
     let path = format!("/proc/{pid}/smaps");
     let mappings = parse(&fs::read_to_string(&path).with_context(|| path.clone())?);
     let Some(guest) = guest_memory(&mappings, guest_bytes) else {

@@ -1,0 +1,29 @@
+//! The bare calls to KVM, as a process of their own: what no VMM can leave out.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::{Adapter, Guest, Kernel, NotSupported, words};
+
+pub(super) struct Floor;
+
+impl Adapter for Floor {
+    fn name(&self) -> &'static str {
+        crate::bench::FLOOR
+    }
+
+    fn program(&self) -> &'static str {
+        "bantam"
+    }
+
+    fn arguments(&self, guest: &Guest<'_>, _: &Path) -> Result<Vec<OsString>, NotSupported> {
+        let Guest { kernel, initrd, words: line, memory_mib, cpus, console: _, disk, tap, vsock } = guest;
+        if disk.is_some() || tap.is_some() || vsock.is_some() {
+            return Err(NotSupported("the bare calls have no devices".to_owned()));
+        }
+        if *cpus != 1 || initrd.is_some() || matches!(kernel, Kernel::File(_)) {
+            return Err(NotSupported("the bare calls run the embedded guest on one vCPU only".to_owned()));
+        }
+        Ok(words(["bench", "floor", "--memory", &memory_mib.to_string(), line]))
+    }
+}

@@ -1,0 +1,103 @@
+//! Results as lines of text: a compact table with bars.
+
+use std::fmt::Write as _;
+
+use super::results::{Case, Outcome, Results, Unit};
+use super::{FLOOR, stats::Summary};
+
+/// Characters of the longest bar.
+const BAR: f64 = 24.0;
+
+/// All of it.
+#[must_use]
+pub fn table(results: &Results) -> String {
+    let mut text = String::new();
+    let host = &results.host;
+    let _ = writeln!(
+        text,
+        "{}, {} cores, Linux {}, {}, guest code {}",
+        host.cpu,
+        host.cores,
+        host.kernel,
+        host.kvm.join(" "),
+        host.guest_code
+    );
+    for disturbance in &results.quiet.disturbed {
+        let _ = writeln!(text, "NOT QUIET: {disturbance}. Ratios count for more than times.");
+    }
+    let mut group = "";
+    for case in &results.cases {
+        if case.figure.group() != group {
+            group = case.figure.group();
+            let _ = writeln!(text, "\n{group}");
+        }
+        text += &rows(case);
+    }
+    text
+}
+
+fn rows(case: &Case) -> String {
+    let mut text = format!("  {}\n", case.figure.title);
+    let longest =
+        case.series.iter().filter_map(|series| series.measured()).map(|measured| measured.summary.p50);
+    let longest = longest.fold(0.0, f64::max);
+    for series in &case.series {
+        let name = &series.vmm;
+        let _ = match &series.outcome {
+            Outcome::NotSupported(why) => writeln!(text, "    {name:<18} not supported: {why}"),
+            Outcome::Measured(measured) => {
+                let Summary { p50, low, high, p90, n, outliers, .. } = measured.summary;
+                let ratio = measured.ratio_to(FLOOR).map_or_else(String::new, |ratio| {
+                    format!("{:.2} x floor [{:.2}, {:.2}]", ratio.p50, ratio.low, ratio.high)
+                });
+                let value = |value| show(value, case.figure.unit);
+                let bar = bar(p50 / longest);
+                let odd = if *(&outliers) > 0 { format!(", {outliers} outliers") } else { String::new() };
+                writeln!(
+                    text,
+                    "    {name:<18} {bar:<24} {:>10} [{}, {}] p90 {} n={n}{odd} {ratio}",
+                    value(p50),
+                    value(low),
+                    value(high),
+                    value(p90),
+                )
+            }
+        };
+    }
+    text
+}
+
+/// Eighths of a character make a bar.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number of characters")]
+fn bar(part: f64) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = if part.is_finite() { (part * BAR * 8.0).round().max(1.0) as usize } else { 0 };
+    "█".repeat(eighths / 8) + EIGHTHS.get(eighths % 8).unwrap_or(&"")
+}
+
+/// A number with its unit, to three digits.
+#[must_use]
+pub fn show(value: f64, unit: Unit) -> String {
+    let (thousand, names): (f64, &[&str]) = match unit {
+        Unit::Nanoseconds => (1000.0, &["ns", "us", "ms", "s"]),
+        Unit::Bytes => (1024.0, &["B", "KiB", "MiB", "GiB"]),
+        Unit::BytesPerSecond => (1024.0, &["B/s", "KiB/s", "MiB/s", "GiB/s"]),
+        Unit::PerSecond => (1000.0, &["/s", "k/s", "M/s"]),
+        Unit::Count => return if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.2}") },
+    };
+    let mut value = value;
+    let mut names = names.iter();
+    let mut name = names.next().unwrap_or(&"");
+    for next in names {
+        if value.abs() < thousand {
+            break;
+        }
+        value /= thousand;
+        name = next;
+    }
+    let digits = if value.abs() < 10.0 { 2 } else { usize::from(value.abs() < 100.0) };
+    format!("{value:.digits$} {name}")
+}
+
+#[cfg(test)]
+mod tests;
