@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -159,6 +160,18 @@ fn own_seconds() -> f64 {
     let numbers = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
     let ticks = numbers.split_whitespace().skip(11).take(4).filter_map(|word| word.parse::<f64>().ok());
     ticks.sum::<f64>() / Ticks::a_second()
+}
+
+/// The commit of the checkout that a program was built in, where it still lies in its `target` folder.
+pub(super) fn commit(program: &Path) -> Option<String> {
+    let checkout = program.ancestors().find(|folder| folder.join(".git").exists())?;
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(checkout).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changed = !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    Some(if changed { format!("{commit}, changed") } else { commit })
 }
 
 fn load() -> f64 {

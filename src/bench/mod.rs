@@ -12,7 +12,7 @@ pub mod floor;
 pub mod footprint;
 mod fork;
 pub mod host;
-mod linux;
+pub mod linux;
 mod memory;
 mod net;
 pub mod peers;
@@ -159,6 +159,8 @@ pub struct Setup {
     pub effort: Effort,
     /// Rounds, where they are given.
     pub rounds: Option<usize>,
+    /// The Linux for [`Group::Linux`].
+    pub linux: Option<linux::Linux>,
     /// A folder for files, which goes with this.
     folder: TempDir,
     guest: PathBuf,
@@ -175,7 +177,7 @@ impl Setup {
         let folder = made.with_context(|| format!("cannot make a folder in {}", folder.display()))?;
         let guest = folder.path().join("guest.elf");
         fs::write(&guest, EMBEDDED_GUEST).with_context(|| guest.display().to_string())?;
-        Ok(Self { vmms, effort, rounds, folder, guest })
+        Ok(Self { vmms, effort, rounds, linux: None, folder, guest })
     }
 
     /// Where files may be made.
@@ -240,7 +242,7 @@ pub fn run(groups: &[Group], setup: &Setup, progress: Progress<'_>) -> anyhow::R
     Ok(Results {
         schema: SCHEMA,
         bantam: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: option_env!("BANTAM_COMMIT").map(str::to_owned),
+        commit: setup.vmm(BANTAM).and_then(|bantam| host::commit(&bantam.program)),
         began: rfc3339(began),
         took_s: start.elapsed().as_secs_f64(),
         effort: setup.effort.name().to_owned(),

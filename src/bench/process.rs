@@ -70,6 +70,29 @@ pub fn output(command: &mut Command, patience: Duration) -> anyhow::Result<Strin
     Ok(text)
 }
 
+/// Runs a program with no input until its output has a marker in it, and ends it then: how long that took. It may be
+/// silent for `patience`.
+pub fn time_to(command: &mut Command, marker: &[u8], patience: Duration) -> anyhow::Result<Duration> {
+    ensure!(!marker.is_empty(), "an empty marker");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let start = Instant::now();
+    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let pipe = child.stdout.take().context("standard output is a pipe")?;
+    let mut running = Running(child);
+    let mut output = Output { child: &mut running.0, pipe, patience };
+    let (mut tail, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        let got = output.read(&mut chunk).with_context(|| format!("the output of {command:?}"))?;
+        tail.extend_from_slice(chunk.get(..got).unwrap_or_default());
+        if tail.windows(marker.len()).any(|window| window == marker) {
+            return Ok(start.elapsed());
+        }
+        ensure!(got > 0, "{command:?} ended before it printed {:?}", String::from_utf8_lossy(marker));
+        // A marker may come in two pieces.
+        tail.drain(..tail.len().saturating_sub(marker.len() - 1));
+    }
+}
+
 /// A program that runs until it is told to end; it is, whatever happens.
 pub struct Running(Child);
 

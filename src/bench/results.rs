@@ -15,7 +15,7 @@ pub struct Results {
     pub schema: u32,
     /// The version of the Bantam that measured.
     pub bantam: String,
-    /// The commit that it was built from, if it was built in a checkout.
+    /// The commit of the checkout that its program is in, if it is in one; with `, changed` if files differ from it.
     pub commit: Option<String>,
     /// When the run began: UTC, as in RFC 3339.
     pub began: String,

@@ -52,7 +52,7 @@ fn rows(case: &Case) -> String {
                 });
                 let value = |value| show(value, case.figure.unit);
                 let bar = bar(p50 / longest);
-                let odd = if *(&outliers) > 0 { format!(", {outliers} outliers") } else { String::new() };
+                let odd = if outliers > 0 { format!(", {outliers} outliers") } else { String::new() };
                 writeln!(
                     text,
                     "    {name:<18} {bar:<24} {:>10} [{}, {}] p90 {} n={n}{odd} {ratio}",

@@ -5,11 +5,12 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 
 use super::documents::print;
 use crate::bench::compare::{self, Comparison, Verdict};
+use crate::bench::linux::Linux;
 use crate::bench::peers::Vmm;
 use crate::bench::results::{Results, SCHEMA};
 use crate::bench::{self, Effort, Group, Setup, table};
@@ -83,6 +84,21 @@ struct Measure {
     /// Print the results as JSON instead of a table.
     #[arg(long)]
     json: bool,
+    /// The kernel for `linux`: an ELF vmlinux, or what all VMMs can boot.
+    #[arg(long, value_name = "FILE", requires = "marker")]
+    kernel: Option<PathBuf>,
+    /// The initial RAM disk for `linux`.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// More of the kernel's command line for `linux`.
+    #[arg(long, value_name = "WORDS", requires = "kernel", default_value = "")]
+    cmdline: String,
+    /// What the Linux says on its console when it is up.
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    marker: Option<String>,
+    /// MiB of memory for `linux`.
+    #[arg(long, value_name = "MIB", requires = "kernel", default_value_t = 256)]
+    linux_memory: u64,
     /// Make disks and snapshots in this folder; its file system is measured along.
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     folder: PathBuf,
@@ -158,7 +174,13 @@ impl Measure {
         let effort = if quick { Effort::Quick } else { Effort::Full };
         // Before minutes of measuring, not after.
         let output = self.output.map(|path| Ok::<_, anyhow::Error>((create(&path)?, path))).transpose()?;
-        let setup = Setup::new(vmms, effort, self.rounds.map(usize::from), &self.folder)?;
+        let mut setup = Setup::new(vmms, effort, self.rounds.map(usize::from), &self.folder)?;
+        if let (Some(kernel), Some(marker)) = (self.kernel, self.marker) {
+            let (initrd, words, memory_mib) = (self.initrd, self.cmdline, self.linux_memory);
+            setup.linux = Some(Linux { kernel, initrd, words, marker, memory_mib });
+        } else if groups == [Group::Linux] {
+            bail!("name a Linux to boot: --kernel FILE --initrd FILE --marker TEXT");
+        }
         let results = bench::run(groups, &setup, &mut progress())?;
         let json = || serde_json::to_string_pretty(&results).map(|text| text + "\n");
         if let Some((file, path)) = output {

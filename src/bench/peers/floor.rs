@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::{Adapter, Guest, Kernel, NotSupported, words};
+use super::{Adapter, Guest, Kernel, NotSupported, without_devices, words};
 
 pub(super) struct Floor;
 
@@ -17,10 +17,8 @@ impl Adapter for Floor {
     }
 
     fn arguments(&self, guest: &Guest<'_>, _: &Path) -> Result<Vec<OsString>, NotSupported> {
-        let Guest { kernel, initrd, words: line, memory_mib, cpus, console: _, disk, tap, vsock } = guest;
-        if disk.is_some() || tap.is_some() || vsock.is_some() {
-            return Err(NotSupported("the bare calls have no devices".to_owned()));
-        }
+        without_devices(guest, "the bare calls have no devices")?;
+        let Guest { kernel, initrd, words: line, memory_mib, cpus, console: _, .. } = guest;
         if *cpus != 1 || initrd.is_some() || matches!(kernel, Kernel::File(_)) {
             return Err(NotSupported("the bare calls run the embedded guest on one vCPU only".to_owned()));
         }

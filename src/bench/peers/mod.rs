@@ -1,7 +1,12 @@
 //! The VMMs that can be measured: a small adapter each, which knows how to tell its VMM of a machine.
 
+mod alioth;
 mod bantam;
+mod cloud_hypervisor;
+mod crosvm;
+mod firecracker;
 mod floor;
+mod lkvm;
 mod qemu;
 
 use std::env;
@@ -112,7 +117,19 @@ pub trait Adapter: Sync {
 }
 
 /// All adapters that there are.
-const ADAPTERS: [&dyn Adapter; 3] = [&floor::Floor, &bantam::Bantam, &qemu::Qemu];
+const ADAPTERS: [&dyn Adapter; 8] = [
+    &floor::Floor,
+    &bantam::Bantam,
+    &firecracker::Firecracker,
+    &cloud_hypervisor::CloudHypervisor,
+    &crosvm::Crosvm,
+    &lkvm::Lkvm,
+    &alioth::Alioth,
+    &qemu::Qemu,
+];
+
+/// Why the embedded guest cannot use the devices of many a VMM.
+const ON_PCI: &str = "its devices are on PCI, and the embedded guest knows virtio over MMIO only";
 
 /// A VMM that can be run here.
 #[derive(Clone)]
@@ -189,6 +206,14 @@ fn on_path(program: &str) -> Option<PathBuf> {
 fn version(program: &Path) -> Option<String> {
     let output = process::command(program, &["--version".into()]).output().ok()?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
+}
+
+/// Refuses machines with devices, for a reason.
+fn without_devices(guest: &Guest<'_>, why: &str) -> Result<(), NotSupported> {
+    let Guest { disk: None, tap: None, vsock: None, .. } = guest else {
+        return Err(NotSupported(why.to_owned()));
+    };
+    Ok(())
 }
 
 /// Arguments from words.

@@ -1,0 +1,60 @@
+//! Firecracker: a configuration in JSON, and no API.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Adapter, Guest, NotSupported};
+
+pub(super) struct Firecracker;
+
+impl Adapter for Firecracker {
+    fn name(&self) -> &'static str {
+        "firecracker"
+    }
+
+    fn program(&self) -> &'static str {
+        "firecracker"
+    }
+
+    fn arguments(&self, guest: &Guest<'_>, folder: &Path) -> Result<Vec<OsString>, NotSupported> {
+        let path = folder.join("machine.json");
+        std::fs::write(&path, configuration(guest)?.to_string())
+            .map_err(|error| NotSupported(format!("cannot write {}: {error}", path.display())))?;
+        Ok(vec!["--no-api".into(), "--config-file".into(), path.into()])
+    }
+
+    fn disk_engines(&self) -> &'static [&'static str] {
+        &["Async", "Sync"]
+    }
+}
+
+/// The machine in Firecracker's words. Its console is always standard output.
+fn configuration(guest: &Guest<'_>) -> Result<Value, NotSupported> {
+    let Guest { kernel, initrd, words, memory_mib, cpus, console: _, disk, tap, vsock } = guest;
+    let mut machine = json!({
+        "boot-source": { "kernel_image_path": kernel.path(), "boot_args": words },
+        "machine-config": { "vcpu_count": cpus, "mem_size_mib": memory_mib },
+        "drives": [],
+    });
+    if let Some(initrd) = initrd {
+        machine["boot-source"]["initrd_path"] = json!(initrd);
+    }
+    if let Some(disk) = disk {
+        if disk.direct {
+            return Err(NotSupported("it always goes through the host's page cache".to_owned()));
+        }
+        machine["drives"] = json!([{
+            "drive_id": "d", "path_on_host": disk.path, "is_root_device": false, "is_read_only": false,
+            "cache_type": "Writeback", "io_engine": disk.engine.unwrap_or("Async"),
+        }]);
+    }
+    if let Some(tap) = tap {
+        machine["network-interfaces"] = json!([{ "iface_id": "n", "host_dev_name": tap }]);
+    }
+    if let Some((cid, socket)) = vsock {
+        machine["vsock"] = json!({ "guest_cid": cid, "uds_path": socket });
+    }
+    Ok(machine)
+}
