@@ -48,7 +48,7 @@ fn every_vmm_that_is_here_is_measured_from_exec_to_exit() {
     assert!(ratio.low <= ratio.p50 && ratio.p50 <= ratio.high);
 
     if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-        skip("the part with QEMU: qemu-system-x86_64 is not installed");
+        skip::<()>("the part with QEMU: qemu-system-x86_64 is not installed");
         return;
     }
     match &case("start/exit").of("qemu").unwrap().outcome {

@@ -1,5 +1,6 @@
 //! Results as lines of text: a compact table with bars.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::results::{Case, Outcome, Results, Unit};
@@ -25,46 +26,56 @@ pub fn table(results: &Results) -> String {
     for disturbance in &results.quiet.disturbed {
         let _ = writeln!(text, "NOT QUIET: {disturbance}. Ratios count for more than times.");
     }
-    let mut group = "";
-    for case in &results.cases {
-        if case.figure.group() != group {
-            group = case.figure.group();
-            let _ = writeln!(text, "\n{group}");
-        }
-        text += &rows(case);
+    for cases in results.cases.chunk_by(|one, next| one.figure.group() == next.figure.group()) {
+        let Some(first) = cases.first() else { continue };
+        let _ = writeln!(text, "\n{}", first.figure.group());
+        cases.iter().for_each(|case| text += &rows(case));
+        text += &gaps(cases);
     }
     text
 }
 
+/// A figure of all who have it.
 fn rows(case: &Case) -> String {
-    let mut text = format!("  {}\n", case.figure.title);
-    let longest =
-        case.series.iter().filter_map(|series| series.measured()).map(|measured| measured.summary.p50);
-    let longest = longest.fold(0.0, f64::max);
-    for series in &case.series {
-        let name = &series.vmm;
-        let _ = match &series.outcome {
-            Outcome::NotSupported(why) => writeln!(text, "    {name:<18} not supported: {why}"),
-            Outcome::Measured(measured) => {
-                let Summary { p50, low, high, p90, n, outliers, .. } = measured.summary;
-                let ratio = measured.ratio_to(FLOOR).map_or_else(String::new, |ratio| {
-                    format!("{:.2} x floor [{:.2}, {:.2}]", ratio.p50, ratio.low, ratio.high)
-                });
-                let value = |value| show(value, case.figure.unit);
-                let bar = bar(p50 / longest);
-                let odd = if outliers > 0 { format!(", {outliers} outliers") } else { String::new() };
-                writeln!(
-                    text,
-                    "    {name:<18} {bar:<24} {:>10} [{}, {}] p90 {} n={n}{odd} {ratio}",
-                    value(p50),
-                    value(low),
-                    value(high),
-                    value(p90),
-                )
-            }
-        };
+    let measured: Vec<_> =
+        case.series.iter().filter_map(|series| Some((series.vmm.as_str(), series.measured()?))).collect();
+    let longest = measured.iter().map(|(_, measured)| measured.summary.p50).fold(0.0, f64::max);
+    let mut text = if measured.is_empty() { String::new() } else { format!("  {}\n", case.figure.title) };
+    for (name, measured) in measured {
+        let Summary { p50, low, high, p90, n, outliers, .. } = measured.summary;
+        let value = |value| show(value, case.figure.unit);
+        let odd = if outliers > 0 { format!(", {outliers} outliers") } else { String::new() };
+        let ratio = measured.ratio_to(FLOOR).map_or_else(String::new, |ratio| {
+            format!("  {:.2} x floor [{:.2}, {:.2}]", ratio.p50, ratio.low, ratio.high)
+        });
+        let _ = writeln!(
+            text,
+            "    {name:<16} {:<24} {:>10} [{}, {}] p90 {}, n {n}{odd}{ratio}",
+            bar(p50 / longest),
+            value(p50),
+            value(low),
+            value(high),
+            value(p90),
+        );
     }
     text
+}
+
+/// Who cannot do what, each reason once.
+fn gaps(cases: &[Case]) -> String {
+    let mut gaps: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for case in cases {
+        for series in &case.series {
+            if let Outcome::NotSupported(why) = &series.outcome {
+                gaps.entry((&series.vmm, why)).or_default().push(&case.figure.title);
+            }
+        }
+    }
+    let line = |((vmm, why), what): ((&str, &str), Vec<&str>)| {
+        let what = if what.len() == cases.len() { String::new() } else { format!(": {}", what.join("; ")) };
+        format!("    {vmm:<16} not supported, as {why}{what}\n")
+    };
+    gaps.into_iter().map(line).collect()
 }
 
 /// Eighths of a character make a bar.

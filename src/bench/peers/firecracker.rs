@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Adapter, Guest, NotSupported};
+use super::{Adapter, Disk, Guest, NotSupported};
 
 pub(super) struct Firecracker;
 
@@ -33,28 +33,21 @@ impl Adapter for Firecracker {
 /// The machine in Firecracker's words. Its console is always standard output.
 fn configuration(guest: &Guest<'_>) -> Result<Value, NotSupported> {
     let Guest { kernel, initrd, words, memory_mib, cpus, console: _, disk, tap, vsock } = guest;
-    let mut machine = json!({
-        "boot-source": { "kernel_image_path": kernel.path(), "boot_args": words },
-        "machine-config": { "vcpu_count": cpus, "mem_size_mib": memory_mib },
-        "drives": [],
-    });
-    if let Some(initrd) = initrd {
-        machine["boot-source"]["initrd_path"] = json!(initrd);
+    if disk.is_some_and(|disk| disk.direct) {
+        return Err(NotSupported("it always goes through the host's page cache".to_owned()));
     }
-    if let Some(disk) = disk {
-        if disk.direct {
-            return Err(NotSupported("it always goes through the host's page cache".to_owned()));
-        }
-        machine["drives"] = json!([{
+    let drive = |disk: &Disk<'_>| {
+        json!({
             "drive_id": "d", "path_on_host": disk.path, "is_root_device": false, "is_read_only": false,
             "cache_type": "Writeback", "io_engine": disk.engine.unwrap_or("Async"),
-        }]);
-    }
-    if let Some(tap) = tap {
-        machine["network-interfaces"] = json!([{ "iface_id": "n", "host_dev_name": tap }]);
-    }
-    if let Some((cid, socket)) = vsock {
-        machine["vsock"] = json!({ "guest_cid": cid, "uds_path": socket });
-    }
-    Ok(machine)
+        })
+    };
+    let interface = |tap| json!({ "iface_id": "n", "host_dev_name": tap });
+    Ok(json!({
+        "boot-source": { "kernel_image_path": kernel.path(), "boot_args": words, "initrd_path": initrd },
+        "machine-config": { "vcpu_count": cpus, "mem_size_mib": memory_mib },
+        "drives": disk.iter().map(drive).collect::<Vec<_>>(),
+        "network-interfaces": tap.iter().map(interface).collect::<Vec<_>>(),
+        "vsock": vsock.map(|(cid, socket)| json!({ "guest_cid": cid, "uds_path": socket })),
+    }))
 }

@@ -25,7 +25,7 @@ fn each_vmm_is_told_of_a_linux_in_its_own_words() {
             "firecracker",
             "--no-api --config-file FOLDER/machine.json{\"boot-source\":{\"boot_args\":\"quiet\",\"initrd_path\":\
              \"/i.cpio\",\"kernel_image_path\":\"/vmlinux\"},\"drives\":[],\"machine-config\":{\"mem_size_mib\":256,\
-             \"vcpu_count\":2}}",
+             \"vcpu_count\":2},\"network-interfaces\":[],\"vsock\":null}",
         ),
         (
             "cloud-hypervisor",
