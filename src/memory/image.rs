@@ -12,7 +12,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
 use super::host::{self, Pagemap};
 use super::layers::{Layers, Run};
 use super::layout::PAGE_SIZE;
-use super::{Error, GuestMemory, GuestSlice, Progress, parts, report, size};
+use super::{Error, GuestMemory, GuestSlice, Progress, fault, parts, report, size};
 
 pub use merge::merge;
 pub use sums::{CHUNK, checksums, verify};
@@ -160,7 +160,7 @@ impl<'a> Writer<'a> {
                 report(progress, done, total)?;
             }
         }
-        Ok(self.bytes)
+        if fault::has_failed(self.memory) { Err(Error::SourceFailed) } else { Ok(self.bytes) }
     }
 
     fn slice(&mut self, at: u64, slice: &GuestSlice<'_>) -> io::Result<()> {

@@ -107,6 +107,12 @@ impl GuestDriver {
         Self::build(device, memory::allocate(size).unwrap(), true)
     }
 
+    /// As [`Self::new`], of a guest with this memory, of the usual size.
+    #[cfg(test)]
+    pub(crate) fn on_memory(device: Box<dyn Device>, memory: GuestMemory) -> Self {
+        Self::build(device, memory, true)
+    }
+
     /// A device in a guest with this memory; if it `starts`, it is on its event loop.
     fn build(device: Box<dyn Device>, memory: GuestMemory, starts: bool) -> Self {
         let line = Arc::new(FakeLine::default());
