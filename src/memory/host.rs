@@ -237,11 +237,24 @@ fn copy_through(from: &File, to: &File, range: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a part of a file a hole.
+/// Makes a part of a file zeroes: a hole where the file system can.
 pub(super) fn punch(file: &File, at: u64, len: u64) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: the call takes numbers only.
-    result(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset(at)?, offset(len)?) })
+    match result(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset(at)?, offset(len)?) }) {
+        Err(error) if [libc::EOPNOTSUPP, libc::ENOSYS].map(Some).contains(&error.raw_os_error()) => {
+            let zeroes = vec![0; usize::try_from(len).unwrap_or(BUFFER).min(BUFFER)];
+            let mut done = 0;
+            while done < len {
+                let part = zeroes.get(..usize::try_from(len - done).unwrap_or(BUFFER).min(BUFFER));
+                let part = part.unwrap_or_default();
+                file.write_all_at(part, at + done)?;
+                done += part.len() as u64;
+            }
+            Ok(())
+        }
+        punched => punched,
+    }
 }
 
 /// The parts of a range of a file that are no holes, in order. A file system that knows of no holes says
