@@ -65,6 +65,26 @@ impl PausedMachine {
     /// # Errors
     /// KVM does not give a part of it, or a device cannot be kept.
     pub fn save(&mut self) -> Result<State, Error> {
+        self.save_in_time(|| Ok(()))
+    }
+
+    /// The same, as long as there is time: asked for after each part that may take long, as a disk that brings to
+    /// its file what its guest has written.
+    pub(crate) fn save_in_time<E: From<Error>>(
+        &mut self,
+        in_time: impl Fn() -> Result<(), E>,
+    ) -> Result<State, E> {
+        let mut state = self.save_fixed()?;
+        for device in &mut self.parts.parked {
+            let registers = lock(&device.registers);
+            virtio::save(&device.name, &registers, &mut device.worker, &mut state).map_err(Error::from)?;
+            in_time()?;
+        }
+        Ok(state)
+    }
+
+    /// All but the virtio devices.
+    fn save_fixed(&self) -> Result<State, Error> {
         let Parts { vm, vcpus, fixed, parked, devices, .. } = &self.parts;
         if parked.len() != devices.len() {
             return Err(Error::DevicesLost);
@@ -79,11 +99,6 @@ impl PausedMachine {
             state.put(&vcpu_id(index), &lock(vcpu).save()?)?;
         }
         fixed.save(&mut state)?;
-        drop(serial);
-        for device in &mut self.parts.parked {
-            let registers = lock(&device.registers);
-            virtio::save(&device.name, &registers, &mut device.worker, &mut state)?;
-        }
         Ok(state)
     }
 

@@ -76,16 +76,25 @@ pub fn runs(file: &File, pages: &[(u64, u64)]) -> Result<Vec<Run>, Error> {
     Ok(runs)
 }
 
-/// Makes a copy of a file that has its holes and its times, by sharing blocks where the file system can.
+/// Makes a copy of a file that has its holes and its times, by sharing blocks where the file system can. It asks
+/// now and then whether it is to go on.
 ///
 /// # Errors
-/// One of the files cannot be read or written.
-pub fn copy(from: &File, to: &File) -> io::Result<()> {
+/// One of the files cannot be read or written, or it was not to go on.
+pub fn copy(from: &File, to: &File, go_on: impl Fn() -> bool) -> io::Result<()> {
     let metadata = from.metadata()?;
     if rustix::fs::ioctl_ficlone(to, from).is_err() {
         to.set_len(metadata.len())?;
         for range in host::data(from, 0..metadata.len())? {
-            host::copy(from, to, range)?;
+            let mut at = range.start;
+            while at < range.end {
+                let next = range.end.min(at + STEP);
+                host::copy(from, to, at..next)?;
+                at = next;
+                if !go_on() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
         }
     }
     to.set_times(FileTimes::new().set_modified(metadata.modified()?))

@@ -33,7 +33,7 @@ impl Snapshot {
         let set = folder.working_set().transpose().map(|set| Ok((WORKING_SET, set?)));
         for copy in copies.chain(set) {
             let (name, from) = copy.map_err(|error: folder::Error| error)?;
-            let copied = image::copy(&from, &draft.file(name)?);
+            let copied = image::copy(&from, &draft.file(name)?, || true);
             copied.map_err(|source| Error::Copy { path: folder.path().join(name), source })?;
         }
         let chunks = image::checksums(&memory, progress)?;

@@ -178,7 +178,7 @@ impl Begun {
         in_time: impl Fn() -> Result<(), Error>,
     ) -> Result<Taken, Error> {
         let Self { draft, memory, base, pages, memory_bytes, track } = self;
-        let state = machine.save()?;
+        let state = machine.save_in_time(&in_time)?;
         in_time()?;
         let mut disks = Vec::new();
         for (device, overlay) in machine.overlays() {
@@ -186,10 +186,11 @@ impl Begun {
                 return Err(Error::ImageGone { device: device.to_owned(), path });
             }
             let copy = draft.file(&overlay_name(device))?;
-            let copied = File::open(overlay).and_then(|overlay| image::copy(&overlay, &copy));
+            let go_on = || in_time().is_ok();
+            let copied = File::open(overlay).and_then(|overlay| image::copy(&overlay, &copy, go_on));
+            in_time()?;
             copied.map_err(|source| Error::Overlay { device: device.to_owned(), source })?;
             disks.push((device.to_owned(), copy));
-            in_time()?;
         }
         let host = Host::of(&state.get("vcpu0")?);
         let config = machine.config().clone();
