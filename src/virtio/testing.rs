@@ -35,7 +35,7 @@ const BUFFERS: u64 = 0x80_0000;
 const MEMORY: Size = Size::mib(32);
 
 /// What a device under test is told of its machine.
-pub(crate) const PLACE: Place<'static> = Place { name: NAME, index: 0, cpus: 1 };
+pub(crate) const PLACE: Place<'static> = Place { name: NAME, index: 0, cpus: 1, goes_on: false };
 const NAME: &str = "test";
 
 /// Register offsets that tests need (VIRTIO 1.2, table 4.1).
