@@ -9,9 +9,9 @@ use super::{Error, Progress, Saved, Snapshot, format};
 use crate::memory::image;
 
 impl Snapshot {
-    /// Makes a snapshot of the same moment that needs no other one: with all of the memory, the copies of
-    /// disks, and the record of what is needed first. It has an id of its own, so that diffs to this one stay
-    /// diffs to this one. It may take this one's place.
+    /// Makes a snapshot of the same moment that is a diff to no other one: with all of the memory, the copies of
+    /// disks, which lie over what they lay over, and the record of what is needed first. It has an id of its own,
+    /// so that diffs to this one stay diffs to this one. It may take this one's place.
     ///
     /// # Errors
     /// One of the files is damaged, which is looked for first; the new one would take the place of one that
