@@ -120,11 +120,12 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Opens what a configuration names.
+    /// Opens what a configuration names. A machine that `goes_on` from where it was saved goes on with its file,
+    /// too; another one begins it anew.
     ///
     /// # Errors
     /// The host does not give it.
-    pub fn open(console: &config::Console) -> Result<Self, Error> {
+    pub fn open(console: &config::Console, goes_on: bool) -> Result<Self, Error> {
         match console {
             config::Console::Off => Ok(Self::default()),
             config::Console::Stdio => {
@@ -145,7 +146,7 @@ impl Streams {
                 let file = options
                     .open(path)
                     .and_then(|file| {
-                        if file.metadata()?.is_file() {
+                        if !goes_on && file.metadata()?.is_file() {
                             file.set_len(0)?;
                         }
                         Ok(file)

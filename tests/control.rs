@@ -358,7 +358,10 @@ fn a_machine_is_saved_by_the_command_and_goes_on_in_another_process() {
             assert!(last_number(&format!("{first}\n")) >= seen, "{first}, after {seen}");
         }
     }
-    named.done(&["snapshot", "rm", &whole]);
+    let needed = named.finish(&["snapshot", "rm", &whole]);
+    assert_eq!(needed.code(), 1);
+    assert!(needed.stderr.contains("remove that one first, or give --force"), "{}", needed.stderr);
+    named.done(&["snapshot", "rm", "--force", &whole]);
     let orphan = named.finish(&["restore", &diff]);
     assert_eq!((orphan.code(), orphan.stderr.lines().count()), (1, 1), "{}", orphan.stderr);
     assert!(orphan.stderr.contains(&whole) || orphan.stderr.contains("whole"), "{}", orphan.stderr);

@@ -75,8 +75,9 @@ impl Driver {
     ) -> anyhow::Result<Self> {
         let memory = memory::allocate(Size::mib(32))?;
         let name = "measured";
-        let device =
-            config.open(&Place { name, index: 0, cpus: 1 }).map_err(|error| anyhow::anyhow!(error))?;
+        let device = config
+            .open(&Place { name, index: 0, cpus: 1, goes_on: false })
+            .map_err(|error| anyhow::anyhow!(error))?;
         let opened = Opened { name: name.to_owned(), iothread: None, kernel_words: None, device };
         let attached = opened.attach(&memory, Arc::new(NoLine), None)?;
         let mut events = EventManager::new().map_err(|error| anyhow::anyhow!("{error:?}"))?;

@@ -41,7 +41,7 @@ pub(super) fn virtio_on_stdio(config: &MachineConfig) -> Option<String> {
 /// Standard input and output as a machine's console. On a terminal there is an escape key, which
 /// stops the machine.
 pub(super) fn stdio(stop: &LateStop) -> Result<Streams, crate::streams::Error> {
-    let mut streams = Streams::open(&Console::Stdio)?;
+    let mut streams = Streams::open(&Console::Stdio, false)?;
     if !io::stdin().is_terminal() {
         return Ok(streams);
     }

@@ -58,7 +58,7 @@ enum Command {
         /// The snapshot's directory.
         path: PathBuf,
     },
-    /// Make one snapshot of a diff and of those that it is a diff to: the new one needs none of them.
+    /// Make one snapshot of a diff and of those that it is a diff to: the new one needs nothing of their memory.
     ///
     /// Diffs to the old one stay diffs to the old one.
     Merge {
@@ -71,10 +71,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove a snapshot. Diffs to it cannot be restored any more.
+    /// Remove a snapshot, if none beside it needs it: diffs to it, and those of machines that were restored from
+    /// it and whose disks lie over its copies.
     Rm {
         /// The snapshot's directory.
         path: PathBuf,
+        /// Remove it all the same: what needs it cannot be restored any more.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -103,7 +107,11 @@ impl Snapshot {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Merge { path, to, json } => merge(&path, &to, json),
-            Command::Rm { path } => {
+            Command::Rm { path, force } => {
+                if let Some(other) = folder::dependants(&path)?.first().filter(|_| !force) {
+                    let (path, other) = (path.display(), other.display());
+                    anyhow::bail!("{other} needs {path}: remove that one first, or give --force");
+                }
                 folder::remove(&path)?;
                 Ok(ExitCode::SUCCESS)
             }
@@ -166,6 +174,9 @@ fn table(info: &Info) -> String {
     for copy in &manifest.disks {
         rows.push(("disk", format!("{}: a copy of {} in {}", copy.device, Size::new(copy.len), copy.file)));
     }
+    for (device, below) in &info.disks_lie_over {
+        rows.push(("disk", format!("{device}: its copy lies over {}", path(below))));
+    }
     for part in &info.sections {
         let what =
             format!("{} {} version {}, {} bytes", part.id, part.kind, part.version, part.payload.len());
@@ -200,9 +211,11 @@ mod tests {
             assert!(text.contains(expected), "no '{expected}' in:\n{text}");
         }
         run(Command::Verify { path: path.clone() }).unwrap();
-        run(Command::Rm { path: path.clone() }).unwrap();
+        run(Command::Rm { path: path.clone(), force: false }).unwrap();
         assert!(!path.exists());
-        for command in [Command::Verify { path: path.clone() }, Command::Rm { path: path.clone() }] {
+        for command in
+            [Command::Verify { path: path.clone() }, Command::Rm { path: path.clone(), force: false }]
+        {
             let error = run(command).unwrap_err().to_string();
             assert!(error.contains("there is no snapshot"), "{error}");
         }

@@ -16,7 +16,8 @@ pub enum Console {
     Off,
     /// A new pseudo-terminal, whose name is told at the start.
     Pty,
-    /// Output goes to a file that is made anew, there is no input.
+    /// Output goes to a file, there is no input. A machine that boots makes the file anew; one that goes on from a
+    /// snapshot adds to it.
     File(PathBuf),
 }
 

@@ -250,7 +250,7 @@ fn input_comes_from_a_regular_file_too() {
 
 #[test]
 fn a_pseudo_terminal_carries_both_ways_and_outlives_its_user() {
-    let streams = Streams::open(&config::Console::Pty).unwrap();
+    let streams = Streams::open(&config::Console::Pty, false).unwrap();
     let path = streams.pty.as_ref().unwrap().path.clone();
     let rig = Rig::new(streams);
     rig.open();
@@ -276,7 +276,7 @@ fn a_pseudo_terminal_carries_both_ways_and_outlives_its_user() {
 
 #[test]
 fn a_pseudo_terminal_that_nobody_reads_loses_output_but_holds_nothing_up() {
-    let streams = Streams::open(&config::Console::Pty).unwrap();
+    let streams = Streams::open(&config::Console::Pty, false).unwrap();
     let rig = Rig::new(streams);
     rig.send(&text(400_000));
 }
@@ -284,6 +284,6 @@ fn a_pseudo_terminal_that_nobody_reads_loses_output_but_holds_nothing_up() {
 #[test]
 fn streams_that_cannot_be_opened_are_errors() {
     let missing = config::Console::File("/nowhere/at/all".into());
-    let error = Streams::open(&missing).err().unwrap().to_string();
+    let error = Streams::open(&missing, false).err().unwrap().to_string();
     assert_eq!(error, "cannot write the console to /nowhere/at/all");
 }

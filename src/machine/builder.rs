@@ -209,7 +209,7 @@ impl Builder {
         let line = IoApicPin::new(Arc::clone(&ioapic), layout::GENERATION_IRQ);
         let mut vmgenid = VmGenId::new(vm.memory().clone(), Arc::new(line));
         let own = std::mem::take(&mut self.virtio);
-        let devices = virtio::open_all(&self.config.devices, self.config.cpus, own)?;
+        let devices = virtio::open_all(&self.config.devices, self.config.cpus, kept.is_some(), own)?;
         let virtio = Attachments::attach_all(devices, &vm, &ioapic, &mut mmio)?;
 
         let supported = hypervisor.supported_cpuid()?;
@@ -230,7 +230,7 @@ impl Builder {
         let (buses, fixed) = self.place_devices(&vm, &outbox, ioapic, mmio)?;
         let streams = match self.streams.take() {
             Some(streams) => streams,
-            None => Streams::open(&self.config.console).map_err(console::Error::from)?,
+            None => Streams::open(&self.config.console, kept.is_some()).map_err(console::Error::from)?,
         };
         let pty = streams.pty.as_ref().map(|pty| pty.path.clone());
         let pump =

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, kvm_lapic_state};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::virtio::OnThread;
@@ -65,6 +65,26 @@ impl PausedMachine {
     /// # Errors
     /// KVM does not give a part of it, or a device cannot be kept.
     pub fn save(&mut self) -> Result<State, Error> {
+        self.save_in_time(|| Ok(()))
+    }
+
+    /// The same, as long as there is time: asked for after each part that may take long, as a disk that brings to
+    /// its file what its guest has written.
+    pub(crate) fn save_in_time<E: From<Error>>(
+        &mut self,
+        in_time: impl Fn() -> Result<(), E>,
+    ) -> Result<State, E> {
+        let mut state = self.save_fixed()?;
+        for device in &mut self.parts.parked {
+            let registers = lock(&device.registers);
+            virtio::save(&device.name, &registers, &mut device.worker, &mut state).map_err(Error::from)?;
+            in_time()?;
+        }
+        Ok(state)
+    }
+
+    /// All but the virtio devices.
+    fn save_fixed(&self) -> Result<State, Error> {
         let Parts { vm, vcpus, fixed, parked, devices, .. } = &self.parts;
         if parked.len() != devices.len() {
             return Err(Error::DevicesLost);
@@ -79,11 +99,6 @@ impl PausedMachine {
             state.put(&vcpu_id(index), &lock(vcpu).save()?)?;
         }
         fixed.save(&mut state)?;
-        drop(serial);
-        for device in &mut self.parts.parked {
-            let registers = lock(&device.registers);
-            virtio::save(&device.name, &registers, &mut device.worker, &mut state)?;
-        }
         Ok(state)
     }
 
@@ -209,27 +224,69 @@ impl Parts {
         let Kept { memory: _, layers, mut state, allow, track_since, prefetch, lifeline } = kept;
         self.layers = layers;
         self.prefetch = prefetch;
+        // Before anything writes to memory: KVM does too, when it is given some registers.
+        if let Some(mark) = track_since {
+            self.track_since(mark)?;
+        }
         self.vm.restore_clock(&state.take("machine")?)?;
+        let mut interrupts = Interrupts::default();
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             let saved: VcpuState = state.take(&vcpu_id(index))?;
             let mut vcpu = lock(vcpu);
             check_processor(&vcpu, supported, &saved)?;
             vcpu.restore(&saved)?;
+            interrupts.add(&saved.lapic);
         }
         self.fixed.restore(&mut state)?;
         for device in &mut self.parked {
             let mut registers = lock(&device.registers);
             virtio::restore(&device.name, &mut registers, &mut device.worker, &mut state, allow)?;
         }
-        lock(&self.fixed.ioapic).restore(&state.take("ioapic")?);
+        let mut ioapic = lock(&self.fixed.ioapic);
+        ioapic.restore(&state.take("ioapic")?);
+        // A vCPU may have been paused between its end of a level-triggered interrupt and its exit that tells of
+        // it, and KVM keeps that exit to itself.
+        if !interrupts.withheld {
+            ioapic.settle(|vector| interrupts.held(vector));
+        }
+        drop(ioapic);
         lock(&self.fixed.serial).connect();
         state.finish()?;
-        if let Some(mark) = track_since {
-            self.track_since(mark)?;
-        }
         // The same state may go on elsewhere, too: from its first instruction the guest can tell.
         self.vmgenid.renew()?;
         lifeline.map_or(Ok(()), |lifeline| lifeline.attach(self.stop_handle()))
+    }
+}
+
+/// The interrupts that local APICs have (Intel SDM volume 3A, "Local APIC Register Address Map").
+#[derive(Default)]
+struct Interrupts {
+    /// A bit for each vector that waits or is in service.
+    vectors: [u32; 8],
+    /// A guest tells the IOAPIC itself when one has ended, and may be about to.
+    withheld: bool,
+}
+
+impl Interrupts {
+    fn add(&mut self, lapic: &kvm_lapic_state) {
+        /// The spurious-interrupt vector register, and its bit that suppresses EOI broadcasts.
+        const SVR: usize = 0xf0;
+        const SUPPRESS: u32 = 1 << 12;
+        /// The first registers of those in service, and of those that wait; each has 16 bytes.
+        const ISR: usize = 0x100;
+        const IRR: usize = 0x200;
+        let register = |at: usize| {
+            let bytes = lapic.regs.iter().skip(at).take(4).rev();
+            bytes.fold(0, |word: u32, byte| word << 8 | u32::from(byte.to_ne_bytes()[0]))
+        };
+        for (vectors, at) in self.vectors.iter_mut().zip((0..).step_by(16)) {
+            *vectors |= register(ISR + at) | register(IRR + at);
+        }
+        self.withheld |= register(SVR) & SUPPRESS != 0;
+    }
+
+    fn held(&self, vector: u8) -> bool {
+        self.vectors.get(usize::from(vector / 32)).is_some_and(|word| word >> (vector % 32) & 1 != 0)
     }
 }
 

@@ -15,6 +15,7 @@ use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 use vm_memory::mmap::MmapRegion;
 
 use super::GuestMemory;
+use super::fault::Fence;
 use super::layout::PAGE_SIZE;
 
 /// [`PAGE_SIZE`], as a length of memory.
@@ -31,9 +32,21 @@ pub struct WriteLog {
     on: AtomicBool,
     /// A bit for each page, the first one lowest; from when the log was first turned on.
     words: OnceLock<Box<[AtomicU64]>>,
+    /// Of a region whose pages come from elsewhere: a log is what goes wherever its region does.
+    fence: OnceLock<Fence>,
 }
 
 impl WriteLog {
+    /// Notes that the pages of the region come from elsewhere.
+    pub(super) fn set_fence(&self, fence: &Fence) {
+        self.fence.get_or_init(|| fence.clone());
+    }
+
+    /// What says whether they still come, if they come from elsewhere.
+    pub(super) fn fence(&self) -> Option<&Fence> {
+        self.fence.get()
+    }
+
     /// Begins a log for so many bytes with no page in it; one that is on goes on.
     fn start(&self, len: usize) {
         if self.is_on() {

@@ -36,6 +36,9 @@ pub enum Error {
     /// Memory cannot be read.
     #[error("a page of memory cannot be read: the file that it was restored from is cut short or damaged")]
     Unreadable(#[source] io::Error),
+    /// Pages that come from elsewhere do not.
+    #[error("the source of the memory's pages has failed: what had not come by then is lost")]
+    SourceFailed,
     /// Whoever was told how far it was did not want the rest.
     #[error("it was given up")]
     GivenUp,

@@ -9,12 +9,17 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{GuestMemoryBackend, VolatileMemory};
 
 use super::host;
 use super::layers::{Layers, Source};
 use super::layout::PAGE_SIZE;
-use super::{Error, GuestMemory, keep_all_private, parts, ranges, size};
+use super::{Error, GuestMemory, GuestSlice, keep_all_private, parts, ranges, size};
 use crate::config::Size;
 use uffd::{Event, Put, Uffd};
 
@@ -52,13 +57,58 @@ impl PageSource for Layers {
 /// What is called when a page cannot be had: with its offset in RAM, and the reason.
 pub type Failed = Box<dyn FnOnce(u64, io::Error) + Send>;
 
+/// Stands between memory whose source has failed and whoever takes bytes out of it. It is down from before the
+/// first page is zeroes that had other contents, so that nobody who finds it up afterwards has read such a page.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fence(Arc<AtomicBool>);
+
+impl Fence {
+    fn lower(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn is_down(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+fn fence(memory: &GuestMemory) -> Option<&Fence> {
+    memory.iter().next().and_then(|region| MmapRegion::bitmap(region).fence())
+}
+
+/// Whether the source of a memory's pages has failed: what has been read from it by now may have been zeroes
+/// in the place of what was there.
+#[must_use]
+pub fn has_failed(memory: &GuestMemory) -> bool {
+    fence(memory).is_some_and(Fence::is_down)
+}
+
+/// Has the pages of these parts come, if they come from elsewhere; false if the source has failed by then. If it
+/// has not, what the parts hold is what it should be however late it is read, by the host's kernel say.
+#[must_use]
+pub fn bring(memory: &GuestMemory, slices: &[GuestSlice<'_>]) -> bool {
+    let Some(fence) = fence(memory) else { return true };
+    let page = usize::try_from(PAGE_SIZE).unwrap_or(usize::MAX);
+    for slice in slices {
+        let last = slice.len().checked_sub(1);
+        for at in (0..slice.len()).step_by(page).chain(last) {
+            let _ = slice.get_ref::<u8>(at).map(|byte| byte.load());
+        }
+    }
+    !fence.is_down()
+}
+
 /// Maps so much guest memory, each page of which is asked for when it is touched first. Pages that are
 /// discarded come again as zeroes, whether they were touched or not.
 ///
 /// When the source has an error, whoever touched the page keeps waiting, and `failed` is called, once, on
 /// the thread that serves the pages. **When it returns, all that has not come is zeroes**, so it has to see to
 /// it first that no guest code will run on them: every vCPU has been told to stop, and sent a signal that is
-/// pending when its page comes. What waits in the VMM itself goes on then, to the end.
+/// pending when its page comes. What waits in the VMM itself goes on then, to the end, and nothing of such zeroes
+/// gets out of it: virtio queues take no buffer from before the call on ([`bring`]), those that they have taken
+/// have come whole, and images of the memory are errors. (The kernel could be told to fail accesses to these
+/// pages in place of that, but those of our own threads would then be signals that end the process, and with it
+/// other machines.)
 ///
 /// The memory's last user waits for the source, if that is asked for a page just then.
 ///
@@ -69,6 +119,8 @@ pub fn serve(size: Size, source: impl PageSource + 'static, failed: Failed) -> R
     let memory = GuestMemory::from_ranges(&ranges(size)?).map_err(|source| Error::Map { size, source })?;
     keep_all_private(&memory)?;
     let uffd = Uffd::open().map_err(Error::Userfaultfd)?;
+    let fence = Fence::default();
+    memory.iter().for_each(|region| MmapRegion::bitmap(region).set_fence(&fence));
     let mut regions = Vec::new();
     for (at, slice) in parts(&memory, 0..size.bytes())? {
         let start = slice.ptr_guard().as_ptr() as u64;
@@ -86,6 +138,7 @@ pub fn serve(size: Size, source: impl PageSource + 'static, failed: Failed) -> R
             let end = catch_unwind(AssertUnwindSafe(|| pager.run()));
             let end = end.unwrap_or_else(|_| Err((0, io::Error::other("the source of the pages panicked"))));
             if let Err((at, error)) = end {
+                fence.lower();
                 failed(at, error);
             }
             // Its end wakes whoever waits, and missing pages are ordinary ones from here on.
@@ -101,9 +154,10 @@ pub fn serve(size: Size, source: impl PageSource + 'static, failed: Failed) -> R
 /// # Errors
 /// A page does not come.
 pub fn fetch(memory: &GuestMemory) -> Result<(), Error> {
-    parts(memory, 0..size(memory))?
-        .iter()
-        .try_for_each(|(_, slice)| host::advise(slice, libc::MADV_POPULATE_READ).map_err(Error::Unreadable))
+    parts(memory, 0..size(memory))?.iter().try_for_each(|(_, slice)| {
+        host::advise(slice, libc::MADV_POPULATE_READ).map_err(Error::Unreadable)
+    })?;
+    if has_failed(memory) { Err(Error::SourceFailed) } else { Ok(()) }
 }
 
 /// A set of pages.

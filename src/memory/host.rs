@@ -88,6 +88,10 @@ fn offset(offset: u64) -> io::Result<libc::off_t> {
 
 /// Puts another private mapping into the place of whole pages of guest memory: of the file from the offset,
 /// or zeroes. What the pages held is gone.
+///
+/// It is made elsewhere and then moved: Linux before 6.12 unmaps what is in the place of a mapping before it
+/// knows whether that can be made, and would leave a hole in which the guest's accesses, or another thread's new
+/// mapping, end up. A move that would be one mapping too many is refused before anything is unmapped.
 pub(super) fn map_over<B: BitmapSlice>(
     slice: &VolatileSlice<'_, B>,
     file: Option<(&File, u64)>,
@@ -97,22 +101,27 @@ pub(super) fn map_over<B: BitmapSlice>(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let kind = if file.is_some() { 0 } else { libc::MAP_ANONYMOUS };
-    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_NORESERVE | kind;
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | kind;
     let (fd, at) = file.map_or((-1, 0), |(file, at)| (file.as_raw_fd(), at));
-    // SAFETY: the range is whole pages of the slice, which borrows a mapping of guest memory: nothing else is
-    // unmapped, and that mapping's end unmaps whatever is in its range. Guest memory is only accessed as
-    // volatile: bytes that become others are a change like any of the guest's.
-    let mapped = unsafe {
-        libc::mmap(
-            guard.as_ptr().cast(),
-            slice.len(),
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            fd,
-            offset(at)?,
-        )
-    };
-    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a mapping where the kernel has room for it takes nothing from anyone.
+    let new = unsafe { libc::mmap(std::ptr::null_mut(), slice.len(), protection, flags, fd, offset(at)?) };
+    if new == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: what moves is the mapping above, which nobody else knows. Where it goes is whole pages of the
+    // slice, which borrows a mapping of guest memory: nothing else is unmapped, and that mapping's end unmaps
+    // whatever is in its range. Guest memory is only accessed as volatile: bytes that become others are a change
+    // like any of the guest's.
+    let moved = unsafe { libc::mremap(new, slice.len(), slice.len(), how, guard.as_ptr()) };
+    if moved == libc::MAP_FAILED {
+        let error = io::Error::last_os_error();
+        // SAFETY: the mapping above is still where it was made, and nobody else's.
+        unsafe { libc::munmap(new, slice.len()) };
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// A piece of advice that changes nothing about what the memory holds, which is for the caller to see to.
@@ -228,11 +237,24 @@ fn copy_through(from: &File, to: &File, range: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a part of a file a hole.
+/// Makes a part of a file zeroes: a hole where the file system can.
 pub(super) fn punch(file: &File, at: u64, len: u64) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: the call takes numbers only.
-    result(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset(at)?, offset(len)?) })
+    match result(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset(at)?, offset(len)?) }) {
+        Err(error) if [libc::EOPNOTSUPP, libc::ENOSYS].map(Some).contains(&error.raw_os_error()) => {
+            let zeroes = vec![0; usize::try_from(len).unwrap_or(BUFFER).min(BUFFER)];
+            let mut done = 0;
+            while done < len {
+                let part = zeroes.get(..usize::try_from(len - done).unwrap_or(BUFFER).min(BUFFER));
+                let part = part.unwrap_or_default();
+                file.write_all_at(part, at + done)?;
+                done += part.len() as u64;
+            }
+            Ok(())
+        }
+        punched => punched,
+    }
 }
 
 /// The parts of a range of a file that are no holes, in order. A file system that knows of no holes says

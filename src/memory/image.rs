@@ -12,7 +12,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
 use super::host::{self, Pagemap};
 use super::layers::{Layers, Run};
 use super::layout::PAGE_SIZE;
-use super::{Error, GuestMemory, GuestSlice, Progress, parts, report, size};
+use super::{Error, GuestMemory, GuestSlice, Progress, fault, parts, report, size};
 
 pub use merge::merge;
 pub use sums::{CHUNK, checksums, verify};
@@ -76,16 +76,25 @@ pub fn runs(file: &File, pages: &[(u64, u64)]) -> Result<Vec<Run>, Error> {
     Ok(runs)
 }
 
-/// Makes a copy of a file that has its holes and its times, by sharing blocks where the file system can.
+/// Makes a copy of a file that has its holes and its times, by sharing blocks where the file system can. It asks
+/// now and then whether it is to go on.
 ///
 /// # Errors
-/// One of the files cannot be read or written.
-pub fn copy(from: &File, to: &File) -> io::Result<()> {
+/// One of the files cannot be read or written, or it was not to go on.
+pub fn copy(from: &File, to: &File, go_on: impl Fn() -> bool) -> io::Result<()> {
     let metadata = from.metadata()?;
     if rustix::fs::ioctl_ficlone(to, from).is_err() {
         to.set_len(metadata.len())?;
         for range in host::data(from, 0..metadata.len())? {
-            host::copy(from, to, range)?;
+            let mut at = range.start;
+            while at < range.end {
+                let next = range.end.min(at + STEP);
+                host::copy(from, to, at..next)?;
+                at = next;
+                if !go_on() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
         }
     }
     to.set_times(FileTimes::new().set_modified(metadata.modified()?))
@@ -160,7 +169,7 @@ impl<'a> Writer<'a> {
                 report(progress, done, total)?;
             }
         }
-        Ok(self.bytes)
+        if fault::has_failed(self.memory) { Err(Error::SourceFailed) } else { Ok(self.bytes) }
     }
 
     fn slice(&mut self, at: u64, slice: &GuestSlice<'_>) -> io::Result<()> {

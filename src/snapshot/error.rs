@@ -60,6 +60,14 @@ pub enum Error {
         /// What the host said.
         source: io::Error,
     },
+    /// A disk's copy is of no disk.
+    #[error("{path} is said to be of '{device}', and the saved machine has no such device")]
+    StrayCopy {
+        /// The copy.
+        path: PathBuf,
+        /// The device.
+        device: String,
+    },
     /// What is merged is to take the place of a part of it.
     #[error(
         "{0} is one of the snapshots that are merged, and others may need it: give the new one another path, and remove that one afterwards"

@@ -12,13 +12,14 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-pub use draft::{Draft, remove, sweep};
+pub use draft::{Draft, dependants, remove, sweep};
 pub use error::Error;
 use error::io;
 
 use super::format;
 use super::manifest::{Base, Manifest};
 use crate::state::State;
+use crate::virtio::block;
 
 /// The file of the sections.
 pub const STATE: &str = "state";
@@ -192,6 +193,28 @@ impl Folder {
             }
             bases.push(folder);
         }
+    }
+
+    /// The files elsewhere that the copies of disks lie over, the uppermost first, by the device: without them
+    /// they are of no use. Those of a machine that was restored lie over those of its snapshot.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn stands_on(&self) -> Result<Vec<(String, PathBuf)>, Error> {
+        let mut files = Vec::new();
+        for copy in &self.manifest.disks {
+            let failed = |source| io("read what lies under", &self.path.join(&copy.file), source);
+            let below = block::backing_files(&self.file(&copy.file)?, &self.path).map_err(failed)?;
+            files.extend(below.into_iter().map(|path| (copy.device.clone(), path)));
+        }
+        Ok(files)
+    }
+
+    /// Whether it is of no use without the snapshot at this path, which has no links in it.
+    fn needs(&self, path: &Path) -> Result<bool, Error> {
+        let base = self.manifest.base.as_ref().map(|base| self.path.join(&base.path));
+        let is_base = base.and_then(|base| base.canonicalize().ok()).is_some_and(|base| base == path);
+        Ok(is_base || self.stands_on()?.iter().any(|(_, file)| file.starts_with(path)))
     }
 
     /// The error of a system call on it.

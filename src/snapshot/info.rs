@@ -26,6 +26,8 @@ pub struct Info {
     /// What it says of itself.
     #[serde(flatten)]
     pub manifest: Manifest,
+    /// The files elsewhere that the copies of disks lie over, each with the device, the uppermost first.
+    pub disks_lie_over: Vec<(String, PathBuf)>,
     /// What the machine's parts have kept.
     pub sections: Vec<Part>,
 }
@@ -61,6 +63,7 @@ impl Info {
             memory_bytes_on_disk: folder.memory().metadata().map_err(failed)?.blocks() * 512,
             working_set_bytes: working_set.map(|metadata| metadata.len()),
             manifest: folder.manifest().clone(),
+            disks_lie_over: folder.stands_on()?,
             sections: parts
                 .map(|section| Part {
                     id: section.id,
@@ -110,6 +113,7 @@ mod tests {
         assert_eq!(json["image"]["chunks"].as_array().unwrap().len(), 16);
         assert_eq!(json["host"]["tsc_khz"], 2_500_000);
         assert_eq!(json["disks"], serde_json::json!([]));
+        assert_eq!(json["disks_lie_over"], serde_json::json!([]));
         let payload = "61206d616368696e6527732070617274";
         let part = serde_json::json!({"id": "vcpu0", "kind": "registers", "version": 1, "payload": payload});
         assert_eq!(json["sections"], serde_json::json!([part]));

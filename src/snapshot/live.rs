@@ -146,9 +146,8 @@ impl Copy {
         Error::Pause { needed: self.needed(), allowed: self.allowed }
     }
 
-    /// Writes the rest, and the state, as long as the time since `start` is not over. What takes too long when
-    /// it is too late to end it, as a disk that is flushed or an overlay that is copied, has the snapshot
-    /// refused all the same.
+    /// Writes the rest, and the state, as long as the time since `start` is not over. What cannot be
+    /// ended when it takes too long, as a disk that is flushed, has the snapshot refused all the same.
     fn finish(mut self, machine: &mut PausedMachine, start: Instant) -> Result<Taken, Error> {
         let last = machine.take_dirty().map_err(machine::Error::from)?;
         self.left = self.left.union(&last);

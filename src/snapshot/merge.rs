@@ -9,9 +9,9 @@ use super::{Error, Progress, Saved, Snapshot, format};
 use crate::memory::image;
 
 impl Snapshot {
-    /// Makes a snapshot of the same moment that needs no other one: with all of the memory, the copies of
-    /// disks, and the record of what is needed first. It has an id of its own, so that diffs to this one stay
-    /// diffs to this one. It may take this one's place.
+    /// Makes a snapshot of the same moment that is a diff to no other one: with all of the memory, the copies of
+    /// disks, which lie over what they lay over, and the record of what is needed first. It has an id of its own,
+    /// so that diffs to this one stay diffs to this one. It may take this one's place.
     ///
     /// # Errors
     /// One of the files is damaged, which is looked for first; the new one would take the place of one that
@@ -33,7 +33,7 @@ impl Snapshot {
         let set = folder.working_set().transpose().map(|set| Ok((WORKING_SET, set?)));
         for copy in copies.chain(set) {
             let (name, from) = copy.map_err(|error: folder::Error| error)?;
-            let copied = image::copy(&from, &draft.file(name)?);
+            let copied = image::copy(&from, &draft.file(name)?, || true);
             copied.map_err(|source| Error::Copy { path: folder.path().join(name), source })?;
         }
         let chunks = image::checksums(&memory, progress)?;

@@ -54,6 +54,7 @@ impl Snapshot {
     /// There is none, a part of it or of its bases is missing, or its state is damaged.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let folder = Folder::open(path)?;
+        check_copies(&folder)?;
         let bases = folder.bases()?;
         let mut layers = Vec::new();
         for folder in bases.iter().rev().chain([&folder]) {
@@ -170,3 +171,21 @@ impl Snapshot {
         Ok(set)
     }
 }
+
+/// Whether each copy is of a device that the machine has: a disk, or one of an embedder's own.
+fn check_copies(folder: &Folder) -> Result<(), Error> {
+    let devices = &folder.manifest().config.devices;
+    let has = |name: &str| {
+        devices.disk_number(name).is_some() || folder.state().sections().iter().any(|part| part.id == name)
+    };
+    match folder.manifest().disks.iter().find(|copy| !has(&copy.device)) {
+        Some(copy) => {
+            let (path, device) = (folder.path().join(&copy.file), copy.device.clone());
+            Err(Error::StrayCopy { path, device })
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use crate::config::MachineConfig;
 use crate::machine::PausedMachine;
 use crate::memory::{self, DirtyPages, GuestMemory, Layers, image};
 use crate::state::State;
+use crate::virtio::block;
 
 /// How a snapshot is made.
 #[derive(Clone, Debug, Default)]
@@ -178,7 +179,7 @@ impl Begun {
         in_time: impl Fn() -> Result<(), Error>,
     ) -> Result<Taken, Error> {
         let Self { draft, memory, base, pages, memory_bytes, track } = self;
-        let state = machine.save()?;
+        let state = machine.save_in_time(&in_time)?;
         in_time()?;
         let mut disks = Vec::new();
         for (device, overlay) in machine.overlays() {
@@ -186,10 +187,15 @@ impl Begun {
                 return Err(Error::ImageGone { device: device.to_owned(), path });
             }
             let copy = draft.file(&overlay_name(device))?;
-            let copied = File::open(overlay).and_then(|overlay| image::copy(&overlay, &copy));
-            copied.map_err(|source| Error::Overlay { device: device.to_owned(), source })?;
-            disks.push((device.to_owned(), copy));
+            let go_on = || in_time().is_ok();
+            let copied = File::open(&overlay).and_then(|overlay| image::copy(&overlay, &copy, go_on));
             in_time()?;
+            // It lies elsewhere, and is to find what it lies over all the same.
+            let folder = overlay.parent().unwrap_or(Path::new(""));
+            copied
+                .and_then(|()| block::keep_backing(&copy, folder))
+                .map_err(|source| Error::Overlay { device: device.to_owned(), source })?;
+            disks.push((device.to_owned(), copy));
         }
         let host = Host::of(&state.get("vcpu0")?);
         let config = machine.config().clone();
@@ -220,3 +226,6 @@ fn other_base(base: &Path, known: Option<u128>) -> Error {
     };
     Error::OtherBase { base: base.to_owned(), known }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use super::folder::{Draft, Error, MEMORY};
 use super::format;
-use super::manifest::{Base, Host, Id, Image, Manifest};
+use super::manifest::{Base, DiskCopy, Host, Id, Image, Manifest};
 use crate::config::{MachineConfig, Size};
 use crate::memory::image::CHUNK;
 use crate::state::{Section, State};
+use crate::virtio::block::config::Disk;
 
 /// The memory of the snapshots that this makes.
 pub(super) const SIZE: u64 = 16 << 20;
@@ -63,4 +64,30 @@ pub(crate) fn save(path: &Path, number: u8, manifest: &Manifest) -> Result<(), E
         draft.file(&copy.file)?;
     }
     draft.commit(&state(manifest))
+}
+
+/// The copy of an overlay that lies over the raw image with this name; there is nothing in it.
+pub(crate) fn overlay(name: &str) -> Vec<u8> {
+    // A header of version 2 with clusters of 64 KiB, the format of the image, and the name.
+    let len = u32::try_from(name.len()).unwrap();
+    let mut bytes =
+        [&b"QFI\xfb"[..], &2_u32.to_be_bytes(), &96_u64.to_be_bytes(), &len.to_be_bytes()].concat();
+    bytes.extend(16_u32.to_be_bytes());
+    bytes.resize(72, 0);
+    bytes.extend([&0xe279_2aca_u32.to_be_bytes()[..], &3_u32.to_be_bytes(), b"raw\0\0\0\0\0"].concat());
+    bytes.resize(96, 0);
+    bytes.extend(name.bytes());
+    bytes
+}
+
+/// Makes the snapshot of a machine whose disk lies over an image.
+pub(crate) fn save_over(path: &Path, manifest: &Manifest, image: &Path) -> Result<(), Error> {
+    let draft = Draft::create(path)?;
+    fill(&draft.file(MEMORY)?, 1);
+    let copy = draft.file("disk0.qcow2")?;
+    copy.write_all_at(&overlay(image.to_str().unwrap()), 0).unwrap();
+    let mut manifest = manifest.clone();
+    manifest.config.devices.disk = vec![Disk::new(image)];
+    manifest.disks = vec![DiskCopy::of("disk0", "disk0.qcow2", &copy).unwrap()];
+    draft.commit(&state(&manifest))
 }

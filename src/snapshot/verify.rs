@@ -27,6 +27,14 @@ pub enum Error {
     /// The copy of a disk is not.
     #[error("{0} is damaged: its checksum is wrong")]
     Disk(PathBuf),
+    /// What the copy of a disk lies over is gone.
+    #[error("the copy of {device} lies over {path}, which is not there any more")]
+    DiskBase {
+        /// The device.
+        device: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// A file cannot be read.
     #[error("cannot read {path}")]
     Read {
@@ -44,7 +52,7 @@ pub enum Error {
 }
 
 /// Checks what opening it has left: all of its memory, and the copies of its disks. The snapshots that it is
-/// a diff to are not looked at.
+/// a diff to are not looked at, and what its disks lie over only has to be there.
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -63,7 +71,10 @@ pub fn verify(folder: &Folder, progress: Progress<'_>) -> Result<(), Error> {
             return Err(Error::Disk(path));
         }
     }
-    Ok(())
+    match folder.stands_on()?.into_iter().find(|(_, path)| !path.exists()) {
+        Some((device, path)) => Err(Error::DiskBase { device, path }),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

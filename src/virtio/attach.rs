@@ -45,6 +45,8 @@ pub struct Place<'a> {
     pub index: usize,
     /// How many vCPUs there are.
     pub cpus: u32,
+    /// The machine goes on from where it was saved.
+    pub goes_on: bool,
 }
 
 /// A configuration that becomes a device.
@@ -102,18 +104,12 @@ impl Opened {
     }
 }
 
-fn open<T: Attach>(
-    kind: &str,
-    index: usize,
-    cpus: u32,
-    config: &T,
-    own: &mut Vec<Opened>,
-) -> Result<Opened, Error> {
-    let name = device_name(kind, index, config);
+fn open<T: Attach>(kind: &str, place: Place<'_>, config: &T, own: &mut Vec<Opened>) -> Result<Opened, Error> {
+    let name = device_name(kind, place.index, config);
     if let Some(at) = own.iter().position(|device| device.name == name) {
         return Ok(own.remove(at));
     }
-    let place = Place { name: &name, index, cpus };
+    let place = Place { name: &name, ..place };
     match config.open(&place) {
         Ok(device) => Ok(Opened {
             iothread: config.iothread().map(str::to_owned),
@@ -127,16 +123,23 @@ fn open<T: Attach>(
 
 macro_rules! open_each {
     ($($name:ident: $config:ty, $help:literal;)*) => {
-        /// Opens every device of a configuration, in the table's order. Of the embedder's own devices,
+        /// Opens every device of a configuration, in the table's order: of a machine with so many vCPUs,
+        /// that boots or `goes_on`. Of the embedder's own devices,
         /// one takes the place of that which has its name in the configuration; the others come last.
         ///
         /// # Errors
         /// The first that cannot be opened.
-        pub fn open_all(devices: &Devices, cpus: u32, mut own: Vec<Opened>) -> Result<Vec<Opened>, Error> {
+        pub fn open_all(
+            devices: &Devices,
+            cpus: u32,
+            goes_on: bool,
+            mut own: Vec<Opened>,
+        ) -> Result<Vec<Opened>, Error> {
             let mut opened = Vec::new();
             $(
                 for (index, config) in devices.$name.iter().enumerate() {
-                    opened.push(open(stringify!($name), index, cpus, config, &mut own)?);
+                    let place = Place { name: stringify!($name), index, cpus, goes_on };
+                    opened.push(open(stringify!($name), place, config, &mut own)?);
                 }
             )*
             opened.append(&mut own);

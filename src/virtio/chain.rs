@@ -64,6 +64,11 @@ impl<'m> Chain<'m> {
         self.head
     }
 
+    /// The buffers of what the driver says.
+    pub(super) fn readable_slices(&self) -> &[GuestSlice<'m>] {
+        &self.readable
+    }
+
     /// What the driver says, from its beginning.
     #[must_use]
     pub fn readable(&self) -> Cursor<'_, 'm> {

@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Chain;
 use super::status::{DeviceStatus, bit};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, fault};
 use crate::state::saved;
 
 /// In the available ring's flags (VIRTIO 1.2, section 2.7.6): the driver polls.
@@ -219,7 +219,13 @@ impl VirtQueue {
                 return false;
             }
             *budget -= 1;
-            if chain.refill(memory, descriptors, most).is_ok() {
+            let is_good = chain.refill(memory, descriptors, most).is_ok();
+            // What a device takes has come by then, and so has the ring: nothing else gets out of the machine.
+            if !fault::bring(memory, chain.readable_slices()) {
+                self.give_up();
+                return false;
+            }
+            if is_good {
                 return true;
             }
             self.bad_chains += 1;

@@ -35,7 +35,7 @@ const BUFFERS: u64 = 0x80_0000;
 const MEMORY: Size = Size::mib(32);
 
 /// What a device under test is told of its machine.
-pub(crate) const PLACE: Place<'static> = Place { name: NAME, index: 0, cpus: 1 };
+pub(crate) const PLACE: Place<'static> = Place { name: NAME, index: 0, cpus: 1, goes_on: false };
 const NAME: &str = "test";
 
 /// Register offsets that tests need (VIRTIO 1.2, table 4.1).
@@ -105,6 +105,12 @@ impl GuestDriver {
     /// As [`Self::new`], of a guest with so much memory.
     pub(crate) fn with_memory(device: Box<dyn Device>, size: Size) -> Self {
         Self::build(device, memory::allocate(size).unwrap(), true)
+    }
+
+    /// As [`Self::new`], of a guest with this memory, of the usual size.
+    #[cfg(test)]
+    pub(crate) fn on_memory(device: Box<dyn Device>, memory: GuestMemory) -> Self {
+        Self::build(device, memory, true)
     }
 
     /// A device in a guest with this memory; if it `starts`, it is on its event loop.

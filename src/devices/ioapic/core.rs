@@ -198,6 +198,15 @@ impl Core {
         Pins(again)
     }
 
+    /// Does what is left to do of interrupts that have ended without a word: the local APICs have them no
+    /// longer, neither waiting nor in service, which is what `held` says of a vector.
+    pub fn settle(&mut self, held: impl Fn(u8) -> bool) -> Pins {
+        let ended = self.entries.into_iter().filter(|entry| entry & entry::REMOTE_IRR != 0);
+        let ended: Vec<_> =
+            ended.map(|entry| entry.to_le_bytes()[0]).filter(|vector| !held(*vector)).collect();
+        Pins(ended.into_iter().fold(0, |pins, vector| pins | self.eoi(vector).0))
+    }
+
     /// The messages of `pins`, in the order of the pins.
     pub fn messages(&self, pins: Pins) -> impl Iterator<Item = Message> {
         (0..PINS)

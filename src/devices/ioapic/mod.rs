@@ -48,6 +48,13 @@ impl IoApic {
         self.deliver(pins);
     }
 
+    /// Takes notice of interrupts that have ended while it was not told: those of vectors that no local APIC
+    /// has any more, as `held` says. After [`IoApic::restore`].
+    pub fn settle(&mut self, held: impl Fn(u8) -> bool) {
+        let pins = self.core.settle(held);
+        self.deliver(pins);
+    }
+
     /// The state, to be given to [`IoApic::restore`].
     #[must_use]
     pub fn save(&self) -> IoApicState {

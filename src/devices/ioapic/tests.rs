@@ -363,6 +363,27 @@ fn apply(ioapic: &mut IoApic, step: &Step) -> Vec<u8> {
     read
 }
 
+/// An end of interrupt gets lost with the machine that was about to tell of it.
+#[test]
+fn what_no_local_apic_has_any_more_has_ended() {
+    let mut core = Core::default();
+    for (pin, vector) in [(5, 0x35), (6, 0x36), (7, 0x37)] {
+        program(&mut core, pin, vector | LEVEL, 0);
+        assert_eq!(set(&mut core, pin, true), 1);
+    }
+    program(&mut core, 8, 0x38, 0);
+    assert_eq!(set(&mut core, 8, true), 1);
+    assert_eq!(set(&mut core, 6, false), 0);
+    let mut copy = Core::default();
+    copy.restore(&core.save());
+    // The first is asserted still, the second no longer, and the third in service. The last is an edge.
+    let pins = copy.settle(|vector| vector == 0x37);
+    assert_eq!(copy.messages(pins).map(|message| message.data & 0xff).collect::<Vec<_>>(), [0x35]);
+    let waits = [5, 6, 7, 8].map(|pin| low_half(&mut copy, pin) & REMOTE_IRR != 0);
+    assert_eq!(waits, [true, false, true, false]);
+    assert_eq!(set(&mut copy, 6, true), 1);
+}
+
 proptest! {
     #[test]
     fn any_sequence_keeps_the_invariants(steps in prop::collection::vec(step(), 0..200)) {

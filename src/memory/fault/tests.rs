@@ -138,8 +138,28 @@ fn a_page_that_cannot_be_had_is_told_before_anybody_goes_on() {
     assert_eq!(served.first(8), 0);
     assert_eq!(served.failed.try_recv().unwrap(), (8 * PAGE, "the wire is cut".to_owned()));
     assert_eq!([served.first(1), served.first(2)], [byte(1), 0]);
+    // Nothing is made of these zeroes.
+    assert!(has_failed(&served.memory));
+    assert!(!bring(&served.memory, &[]));
+    assert!(matches!(fetch(&served.memory), Err(Error::SourceFailed)));
+    let to = tempfile::tempfile().unwrap();
+    let written = image::write(&served.memory, None, &to, &mut |_, _| std::ops::ControlFlow::Continue(()));
+    assert!(matches!(written, Err(Error::SourceFailed)), "{written:?}");
     // The thread is gone.
     served.end.recv().unwrap_err();
+}
+
+#[test]
+fn what_is_brought_has_come_to_its_last_byte() {
+    let Some(served) = served(Size::mib(2), Some(8)) else { return };
+    let slices = [(2 * PAGE - 1, 2), (5 * PAGE + 7, 2 * 4096), (9 * PAGE, 0)];
+    let slices = slices.map(|(at, len)| served.memory.get_slice(GuestAddress(at), len).unwrap());
+    assert!(bring(&served.memory, &slices));
+    let mut asked = served.asked.lock().unwrap().clone();
+    asked.sort_unstable();
+    assert_eq!(asked, [1, 2, 5, 6, 7]);
+    let broken = served.memory.get_slice(GuestAddress(7 * PAGE), 4097).unwrap();
+    assert!(!bring(&served.memory, &[broken]));
 }
 
 #[test]

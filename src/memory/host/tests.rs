@@ -70,3 +70,52 @@ fn only_whole_pages_are_mapped_over() {
     let read = |at| memory.read_obj::<u8>(GuestAddress(at)).unwrap();
     assert_eq!([read(PAGE - 1), read(PAGE), read(2 * PAGE - 1), read(2 * PAGE)], [7, 0, 0, 7]);
 }
+
+#[test]
+fn what_cannot_be_mapped_leaves_what_is_there() {
+    let memory = allocate(Size::mib(16)).unwrap();
+    memory.write_slice(&[7; 3 * 4096], GuestAddress(0)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    // Whoever may only write a file may not map it.
+    let file = File::create(folder.path().join("file")).unwrap();
+    file.set_len(1 << 20).unwrap();
+    let part = parts(&memory, PAGE..2 * PAGE).unwrap();
+    let mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().matches("/file").count();
+    assert_eq!(map_over(&part[0].1, Some((&file, 0))).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    let mut bytes = [0; 3 * 4096];
+    memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+    assert_eq!(bytes, [7; 3 * 4096]);
+    assert_eq!(mapped(), 0);
+}
+
+#[test]
+fn what_cannot_be_a_hole_is_zeroes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = std::ffi::CString::new(folder.path().to_str().unwrap()).unwrap();
+    // A file system without holes, for this thread alone.
+    std::thread::spawn(move || {
+        let (none, ram) = (c"none", c"ramfs");
+        // SAFETY: the calls are given strings that live over them, and change this thread's mounts only.
+        let mounted = unsafe {
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none.as_ptr(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null()) == 0
+                && libc::mount(none.as_ptr(), path.as_ptr(), ram.as_ptr(), 0, std::ptr::null()) == 0
+        };
+        if !mounted {
+            return crate::testing::skip(&format!("a ramfs: {}", io::Error::last_os_error()));
+        }
+        let path = std::path::Path::new(path.to_str().unwrap()).join("file");
+        let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+        file.write_all_at(&vec![7; 3 << 20], 0).unwrap();
+        punch(&file, 4096, 2 << 20).unwrap();
+        let mut bytes = vec![1; 3 << 20];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let zero = 4096..(2 << 20) + 4096;
+        assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == if zero.contains(&at) { 0 } else { 7 }));
+        // All of it is data then, zeroes or not.
+        assert_eq!(data(&file, 0..3 << 20).unwrap(), [0..3 << 20]);
+    })
+    .join()
+    .unwrap();
+}

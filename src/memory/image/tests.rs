@@ -223,3 +223,25 @@ fn a_layer_that_is_cut_short_is_an_error_and_the_memory_lives_on() {
     let error = merge(&layers, &file(), &mut quiet).unwrap_err();
     assert!(matches!(error, Error::LayerLength { layer: 0, .. }), "{error}");
 }
+
+#[test]
+fn a_copy_that_takes_too_long_is_ended() {
+    let (from, to) = (file(), file());
+    let bytes = vec![7; 12 << 20];
+    from.write_all_at(&bytes, 0).unwrap();
+    let asked = std::cell::Cell::new(0);
+    let copied = copy(&from, &to, || {
+        asked.set(asked.get() + 1);
+        asked.get() < 2
+    });
+    let mut found = vec![0; bytes.len()];
+    to.read_exact_at(&mut found, 0).unwrap();
+    match copied {
+        // The files share what is in them.
+        Ok(()) => assert_eq!((asked.get(), found), (0, bytes)),
+        Err(error) => {
+            assert_eq!((asked.get(), error.kind()), (2, io::ErrorKind::TimedOut));
+            assert_eq!(found, [&bytes[..8 << 20], &[0; 4 << 20]].concat());
+        }
+    }
+}

@@ -114,9 +114,12 @@ impl Draft {
         file.write_all(state).map_err(|source| self.unwritten(STATE, source))?;
         check_own(&self.path, &self.dir)?;
         // It lies in the same directory as it will, so that its base is where it will be.
-        let bases = Folder::open(&self.path)?.bases()?;
-        if bases.iter().any(|base| base.is_at(&self.target)) {
+        let folder = Folder::open(&self.path)?;
+        if folder.bases()?.iter().any(|base| base.is_at(&self.target)) {
             return Err(Error::ReplacesBase(self.target.clone()));
+        }
+        if folder.stands_on()?.iter().any(|(_, file)| file.starts_with(&self.target)) {
+            return Err(Error::ReplacesDisks(self.target.clone()));
         }
         for entry in fs::read_dir(&self.path).map_err(|source| failed("read", &self.path, source))? {
             sync(&entry.map_err(|source| failed("read", &self.path, source))?.path())?;
@@ -171,6 +174,27 @@ pub fn remove(path: &Path) -> Result<(), Error> {
     fs::rename(&target, &hidden).map_err(|source| failed("remove", &target, source))?;
     sync(parent)?;
     gone(fs::remove_dir_all(&hidden)).map_err(|source| failed("remove", &hidden, source))
+}
+
+/// The snapshots in the same directory that are of no use without the one at this path: diffs to it, and those
+/// of machines that were restored from it and whose disks lie over its copies. Others elsewhere nobody knows.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn dependants(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let target = place(path)?;
+    let parent = parent(&target)?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(parent).map_err(|source| failed("read", parent, source))? {
+        let other = entry.map_err(|source| failed("read", parent, source))?.path();
+        // What is damaged or no snapshot is in nobody's way.
+        if other != target && Folder::open(&other).is_ok_and(|folder| folder.needs(&target).unwrap_or(false))
+        {
+            found.push(other);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Removes the drafts in a directory whose processes have ended without finishing them. Those of other

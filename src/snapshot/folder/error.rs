@@ -118,6 +118,11 @@ pub enum Error {
         "the new snapshot needs {0}, and cannot take its place: give it another path, or save all of the memory"
     )]
     ReplacesBase(PathBuf),
+    /// A new snapshot is to replace one that its disks need.
+    #[error(
+        "the disks of the new snapshot lie over those in {0}, whose place it cannot take: give it another path"
+    )]
+    ReplacesDisks(PathBuf),
     /// A path that no directory can have.
     #[error("{0} is no path for a snapshot: give the directory that is to be made")]
     Target(PathBuf),

@@ -1,3 +1,4 @@
+mod disks;
 mod full;
 mod killed;
 

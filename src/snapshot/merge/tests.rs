@@ -10,6 +10,7 @@ use crate::memory::image::CHUNK;
 use crate::snapshot::folder::Folder;
 use crate::snapshot::manifest::{Base, DiskCopy};
 use crate::snapshot::testing::{SIZE, manifest, save, state};
+use crate::virtio::block::config::Disk;
 
 fn quiet(_: u64, _: u64) -> ControlFlow<()> {
     ControlFlow::Continue(())
@@ -28,7 +29,8 @@ fn save_diff(path: &Path, base: &Path) {
     let runs =
         Some(vec![Run { first: 0, count: 1, zero: false }, Run { first: chunk, count: chunk, zero: true }]);
     let chunks = image::checksums(&memory, &mut quiet).unwrap();
-    let saved = manifest(0);
+    let mut saved = manifest(0);
+    saved.config.devices.disk.push(Disk::new("disk.img"));
     let manifest = Manifest {
         base: Some(Base { path: draft.path_to(base).unwrap(), id }),
         image: Image { runs, chunks, ..saved.image },

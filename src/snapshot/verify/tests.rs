@@ -10,7 +10,7 @@ use crate::config::Size;
 use crate::memory::image::CHUNK;
 use crate::snapshot::folder::Draft;
 use crate::snapshot::manifest::{Image, Manifest};
-use crate::snapshot::testing::{SIZE, manifest, save, state};
+use crate::snapshot::testing::{SIZE, manifest, save, save_over, state};
 
 fn write(path: &Path, byte: u8, at: u64) {
     File::options().write(true).open(path).unwrap().write_all_at(&[byte], at).unwrap();
@@ -97,4 +97,16 @@ fn copies_of_disks_count() {
     // A shorter one is seen at once.
     disk.set_len(10).unwrap();
     assert!(matches!(Folder::open(&path), Err(folder::Error::Size { found: 10, .. })));
+}
+
+#[test]
+fn what_a_disk_lies_over_has_to_be_there() {
+    let dir = tempdir().unwrap();
+    let [path, image] = ["snap", "base.img"].map(|name| dir.path().join(name));
+    std::fs::write(&image, b"a disk").unwrap();
+    save_over(&path, &manifest(1), &image).unwrap();
+    let folder = Folder::open(&path).unwrap();
+    verified(&folder).unwrap();
+    std::fs::remove_file(&image).unwrap();
+    assert!(matches!(verified(&folder), Err(Error::DiskBase { path, .. }) if path == image));
 }

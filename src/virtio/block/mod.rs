@@ -14,6 +14,8 @@ mod raw;
 mod device;
 mod request;
 
+pub use self::qcow2::{backing_files, keep_backing};
+
 use self::config::{Disk, MAX_QUEUES};
 use self::device::Block;
 use self::image::Image;

@@ -58,7 +58,7 @@ pub enum Error {
 
 impl Attach for config::Console {
     fn open(&self, place: &Place<'_>) -> Result<Box<dyn Device>, OpenError> {
-        Ok(Box::new(Console::new(place.name, Streams::open(&self.stream)?)?))
+        Ok(Box::new(Console::new(place.name, Streams::open(&self.stream, place.goes_on)?)?))
     }
 }
 

@@ -160,10 +160,13 @@ impl Muxer {
             complained: _,
             counts: _,
         } = self;
-        let pending = resets.iter().map(Reset::of);
+        let mut pending: Vec<_> = resets.iter().map(Reset::of).collect();
         let connected = table.connections().filter(|connection| connection.is_the_guests());
         let broken = connected.filter_map(|connection| connection.ports).map(Reset::of_stream);
-        MuxerState { cid: *cid, next_port: *next_port, resets: pending.chain(broken).collect() }
+        // A second reset could end what the guest has begun after the first one.
+        let broken: Vec<_> = broken.filter(|reset| !pending.contains(reset)).collect();
+        pending.extend(broken);
+        MuxerState { cid: *cid, next_port: *next_port, resets: pending }
     }
 
     /// Ends the connections of the machine that this one goes on for; none if they cannot have been.
@@ -188,7 +191,11 @@ impl Muxer {
         if payload.read(header.as_mut_bytes()) < HEADER_LEN {
             self.counts.nonsense += 1;
         } else if self.handle(&header, &mut payload) {
-            self.resets.push_back(header.reset(self.cid));
+            let reset = header.reset(self.cid);
+            // One that the guest has still to hear says all.
+            if !self.resets.contains(&reset) {
+                self.resets.push_back(reset);
+            }
         }
         Served::Done(0)
     }

@@ -1,6 +1,7 @@
 //! The device, through its rings.
 
 mod saving;
+mod served;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! Images in QEMU's copy-on-write format, by the `imago` crate over our own files.
 
+mod header;
 mod store;
 
 use std::io;
@@ -15,6 +16,7 @@ use super::engine::{Backend, Operation};
 use super::host::{Access, Call, HostFile};
 use super::image::{Error, MAX_CHAIN, check_size};
 use super::raw::{AlignedBuffer, Rules};
+pub use header::{backing_files, keep_backing};
 use store::Store;
 
 /// Most bytes that are copied between the guest's memory and ours at a time.
@@ -122,15 +124,10 @@ pub(super) fn backing(host: &Arc<HostFile>) -> Result<Option<(PathBuf, Format)>,
         None => return Err(Error::BackingFormat { path: path.to_owned(), backing: name.clone() }),
         Some(_) => return Err(Error::Backing { path: path.to_owned(), backing: name.clone() }),
     };
-    let file = name.strip_prefix("file:").unwrap_or(name);
-    // Other prefixes are protocols: json:, nbd:, https:
-    let is_file = file.find(':').is_none_or(|colon| file.get(..colon).is_some_and(|name| name.contains('/')));
-    if !is_file || file.is_empty() {
-        return Err(Error::Backing { path: path.to_owned(), backing: name.clone() });
-    }
     // A relative path is relative to the image, not to what a link to it is in.
-    let folder = path.parent().unwrap_or(Path::new(""));
-    Ok(Some((folder.join(file), format)))
+    let file = header::path_of(name, path.parent().unwrap_or(Path::new("")));
+    let file = file.ok_or_else(|| Error::Backing { path: path.to_owned(), backing: name.clone() })?;
+    Ok(Some((file, format)))
 }
 
 /// A qcow2 image as a disk.

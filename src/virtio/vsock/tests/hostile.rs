@@ -147,6 +147,20 @@ fn a_guest_that_takes_no_answers_is_not_listened_to() {
 }
 
 #[test]
+fn the_same_answer_waits_once() {
+    let mut guest = Guest::without_buffers(PATIENCE);
+    for _ in 0..1000 {
+        guest.send(packet(NOBODY, Op::Data));
+        guest.send(packet(NOBODY, Op::Shutdown));
+    }
+    guest.give(BUFFERS);
+    guest.expect(Op::Reset);
+    guest.expect_silence();
+    guest.send(packet(NOBODY, Op::Data));
+    guest.expect(Op::Reset);
+}
+
+#[test]
 fn connections_that_come_and_go_leave_nothing_behind() {
     let mut guest = Guest::without_buffers(PATIENCE);
     let listener = guest.listen(80);

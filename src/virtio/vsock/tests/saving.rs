@@ -97,3 +97,22 @@ fn a_connection_that_the_guest_is_making_is_reset_when_there_is_room() {
     give_event_buffers(&mut third, 8);
     assert_eq!(third.wait_used(EVENT).1, 4);
 }
+
+#[test]
+fn a_connection_with_an_answer_to_what_was_before_is_reset_once() {
+    let mut guest = Guest::without_buffers(PATIENCE);
+    let _listener = guest.listen(1024);
+    let ports = Ports { guest: 9, host: 1024 };
+    guest.send(packet(ports, Op::Data));
+    guest.send(packet(ports, Op::Request));
+    guest.driver.pause();
+    let mut next = heir(&mut guest);
+    next.resume();
+    for _ in 0..2 {
+        next.offer(RX, &[], &[HEADER_LEN + PAGE]);
+    }
+    next.kick(RX);
+    assert_eq!(packet_of(&mut next), (Some(Op::Reset), 2, CID, 9));
+    next.settle();
+    assert_eq!(next.used(RX), None);
+}
