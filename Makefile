@@ -28,4 +28,3 @@ bench:
 	cargo bench --bench startup -- --rounds 60 --save
 	cargo bench --bench snapshot -- --save
 	cargo bench --bench requests -- --save
-	cargo bench --bench throughput -- --full --save

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::results::{Case, Outcome, Results, Unit};
-use super::{FLOOR, stats::Summary};
+use super::{FIO, FLOOR, stats::Summary};
 
 /// Characters of the longest bar.
 const BAR: f64 = 24.0;
@@ -47,8 +47,9 @@ fn rows(case: &Case) -> String {
             Outcome::NotSupported(why) => writeln!(text, "    {name:<18} not supported: {why}"),
             Outcome::Measured(measured) => {
                 let Summary { p50, low, high, p90, n, outliers, .. } = measured.summary;
-                let ratio = measured.ratio_to(FLOOR).map_or_else(String::new, |ratio| {
-                    format!("{:.2} x floor [{:.2}, {:.2}]", ratio.p50, ratio.low, ratio.high)
+                let ratio = measured.ratio_to(FLOOR).or_else(|| measured.ratio_to(FIO));
+                let ratio = ratio.map_or_else(String::new, |ratio| {
+                    format!("{:.2} x {} [{:.2}, {:.2}]", ratio.p50, ratio.to, ratio.low, ratio.high)
                 });
                 let value = |value| show(value, case.figure.unit);
                 let bar = bar(p50 / longest);

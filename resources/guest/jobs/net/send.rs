@@ -56,14 +56,7 @@ pub fn run(machine: &mut Machine) -> Result<()> {
 }
 
 /// Sends until the count or the time is up and all frames are gone.
-fn transmit(
-    net: &mut Net,
-    size: u64,
-    number: u64,
-    offload: Offload,
-    count: u64,
-    time: u64,
-) -> Result<u64> {
+fn transmit(net: &mut Net, size: u64, number: u64, offload: Offload, count: u64, time: u64) -> Result<u64> {
     let (mut offered, mut sent) = (0, 0);
     let (end, mut patience) = (Deadline::after(time), Stopwatch::start());
     loop {
