@@ -3,9 +3,6 @@
 #![allow(dead_code, reason = "no benchmark uses all of it")]
 
 pub(crate) mod host;
-#[allow(unused_imports)]
-pub(crate) use bantam::bench::process;
-pub(crate) mod program;
 pub(crate) mod results;
 pub(crate) mod stats;
 

@@ -45,7 +45,7 @@ impl Frequency {
     }
 
     pub fn ticks(self, microseconds: u64) -> u64 {
-        microseconds * (self.hertz / 1_000_000)
+        microseconds.saturating_mul(self.hertz / 1_000_000)
     }
 }
 
@@ -111,6 +111,21 @@ impl Stopwatch {
 
     pub fn seconds(&self) -> u64 {
         cpu::tsc().wrapping_sub(self.start) / self.frequency.hertz
+    }
+}
+
+/// A moment to come, by the TSC.
+#[derive(Clone, Copy)]
+pub struct Deadline(u64);
+
+impl Deadline {
+    /// In so many microseconds; never, if the TSC does not count as far.
+    pub fn after(microseconds: u64) -> Self {
+        Deadline(cpu::tsc().saturating_add(Frequency::shared().ticks(microseconds)))
+    }
+
+    pub fn is_over(self) -> bool {
+        cpu::tsc() >= self.0
     }
 }
 

@@ -52,6 +52,15 @@ impl Words {
         parse_number(self.value(key)?)
     }
 
+    /// What `secs=` and `ms=` give together, in microseconds.
+    pub fn microseconds(self) -> Option<u64> {
+        let part = |key, scale| Some(self.number(key)?.saturating_mul(scale));
+        match (part("secs", 1_000_000), part("ms", 1000)) {
+            (Some(seconds), Some(milliseconds)) => Some(seconds.saturating_add(milliseconds)),
+            (seconds, milliseconds) => seconds.or(milliseconds),
+        }
+    }
+
     pub fn line(self) -> &'static [u8] {
         self.line
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::results::{Better, Case, Measured, Results, Unit};
 use super::stats::{interval_of_change, median};
-use super::{BANTAM, FLOOR};
+use super::{BANTAM, REFERENCES};
 
 /// A change by less than this part is none.
 pub const THRESHOLD: f64 = 0.05;
@@ -104,7 +104,8 @@ fn change(
     after: (&Case, &Measured),
     threshold: f64,
 ) -> Option<Change> {
-    let relative = (vmm != FLOOR).then(|| Some((to_floor(before)?, to_floor(after)?))).flatten();
+    let relative =
+        (!REFERENCES.contains(&vmm)).then(|| Some((to_floor(before)?, to_floor(after)?))).flatten();
     let unit = relative.is_none().then_some(before.0.figure.unit);
     let own = |measured: &Measured| measured.samples.iter().flatten().copied().collect::<Vec<_>>();
     let (first, second) = relative.unwrap_or_else(|| (own(before.1), own(after.1)));
@@ -129,7 +130,7 @@ fn change(
 
 /// The ratio to the floor in each round that has both.
 fn to_floor((case, measured): (&Case, &Measured)) -> Option<Vec<f64>> {
-    let floor = case.of(FLOOR)?.measured()?;
+    let floor = REFERENCES.iter().find_map(|name| case.of(name)?.measured())?;
     let pairs = measured.samples.iter().zip(&floor.samples);
     Some(pairs.filter_map(|(sample, floor)| Some((*sample)? / (*floor)?)).collect())
 }

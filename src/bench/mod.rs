@@ -12,6 +12,7 @@ pub mod floor;
 pub mod footprint;
 mod fork;
 pub mod host;
+mod job;
 pub mod linux;
 mod memory;
 mod net;
@@ -46,6 +47,10 @@ use crate::machine::EMBEDDED_GUEST;
 pub const FLOOR: &str = "floor";
 /// Bantam's.
 pub const BANTAM: &str = "bantam";
+/// fio's, which needs no guest: it is to disks what the bare calls are to the rest.
+pub const FIO: &str = "fio";
+/// What the others' figures are compared with, where it is measured.
+pub const REFERENCES: [&str; 2] = [FLOOR, FIO];
 
 /// Figures that are measured together: a subcommand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

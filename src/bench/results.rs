@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::host::{Host, Quiet};
+use super::REFERENCES;
 use super::stats::{Ratio, Summary};
 
 /// The version of the file's form. A reader takes its own and older ones.
@@ -193,6 +194,12 @@ impl Series {
 }
 
 impl Measured {
+    /// The ratio to what is measured without a VMM: the floor, or fio for disks.
+    #[must_use]
+    pub fn to_reference(&self) -> Option<&Ratio> {
+        REFERENCES.iter().find_map(|name| self.ratio_to(name))
+    }
+
     /// The ratio to another contender.
     #[must_use]
     pub fn ratio_to(&self, vmm: &str) -> Option<&Ratio> {

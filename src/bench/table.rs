@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::results::{Case, Outcome, Results, Unit};
-use super::{FLOOR, stats::Summary};
+use super::stats::Summary;
 
 /// Characters of the longest bar.
 const BAR: f64 = 24.0;
@@ -45,8 +45,8 @@ fn rows(case: &Case) -> String {
         let Summary { p50, low, high, p90, n, outliers, .. } = measured.summary;
         let value = |value| show(value, case.figure.unit);
         let odd = if outliers > 0 { format!(", {outliers} outliers") } else { String::new() };
-        let ratio = measured.ratio_to(FLOOR).map_or_else(String::new, |ratio| {
-            format!("  {:.2} x floor [{:.2}, {:.2}]", ratio.p50, ratio.low, ratio.high)
+        let ratio = measured.to_reference().map_or_else(String::new, |ratio| {
+            format!("  {:.2} x {} [{:.2}, {:.2}]", ratio.p50, ratio.to, ratio.low, ratio.high)
         });
         let _ = writeln!(
             text,

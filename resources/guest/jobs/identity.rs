@@ -6,6 +6,7 @@ use crate::console::{self, print, println};
 use crate::events::{Events, Keyboard, Typed};
 use crate::virtio::mmio::Window;
 use crate::virtio::rng::Entropy;
+use crate::virtio::vsock::GUEST_CID;
 use crate::virtio::{Result, device_id, net};
 use crate::{Machine, cpu, phys, trap};
 
@@ -13,8 +14,6 @@ use crate::{Machine, cpu, phys, trap};
 const RANDOM: u64 = 8;
 /// How often an interrupt is waited for that may not come.
 const MOST_WINDOWS: u32 = 10_000;
-/// The context id in a socket device's configuration (VIRTIO 1.2, 5.10.4).
-const GUEST_CID: u32 = 0;
 
 // Its stack frame is no other job's.
 #[inline(never)]

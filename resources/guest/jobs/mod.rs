@@ -19,6 +19,7 @@ mod smp;
 mod stress;
 mod time;
 mod touch;
+mod vsock;
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +52,7 @@ pub enum Job {
     Identity,
     Pages(pages::What, &'static str),
     Virtio(&'static str),
+    Vsock(&'static str),
     Smp,
     Echo,
     Fault(&'static str),
@@ -95,6 +97,7 @@ impl Job {
                 ("working-set", size) => Job::Pages(pages::What::Read, size),
                 ("dirty", size) => Job::Pages(pages::What::Write, size),
                 ("virtio", what) => Job::Virtio(what),
+                ("vsock", what) => Job::Vsock(what),
                 ("fault", kind) => Job::Fault(kind),
                 _ => return None,
             },
@@ -115,6 +118,7 @@ impl Job {
             Job::Identity => identity::run(machine),
             Job::Pages(what, size) => pages::run(machine, what, size),
             Job::Virtio(what) => hostile::run(machine, what),
+            Job::Vsock(what) => vsock::run(machine, what),
             Job::Smp => smp::run(machine),
             Job::Echo => echo::run(),
             Job::Fault(kind) => fault::run(kind),

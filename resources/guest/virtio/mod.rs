@@ -10,6 +10,7 @@ pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+pub mod vsock;
 
 /// What went wrong, in words.
 pub type Result<T> = core::result::Result<T, &'static str>;

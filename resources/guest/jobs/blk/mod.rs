@@ -16,8 +16,8 @@ use stream::{Plan, Tally};
 
 const DEFAULT_BYTES: u64 = 4 << 10;
 const DEFAULT_DEPTH: u64 = 32;
-/// How long random requests go on if nothing else is said.
-const DEFAULT_SECONDS: u64 = 1;
+/// How long random requests go on if nothing else is said, in microseconds.
+const DEFAULT_TIME: u64 = 1_000_000;
 /// The data of a request at most.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -93,7 +93,7 @@ fn plan(words: Words, block: &Block, kind: Kind, random: bool) -> Result<Plan> {
         first,
         sectors,
         count: u64::MAX,
-        seconds: words.number("secs").unwrap_or(u64::MAX),
+        microseconds: words.microseconds().unwrap_or(u64::MAX),
         flush: words.number("flush").unwrap_or(0),
     };
     let volume = words.number("mib").map(|mib| mib.saturating_mul(1 << 20).div_ceil(bytes.into()));
@@ -101,9 +101,9 @@ fn plan(words: Words, block: &Block, kind: Kind, random: bool) -> Result<Plan> {
         plan.count = count;
     } else if kind == Kind::Flush {
         plan.count = 1;
-    } else if plan.seconds == u64::MAX {
+    } else if plan.microseconds == u64::MAX {
         if random {
-            plan.seconds = DEFAULT_SECONDS;
+            plan.microseconds = DEFAULT_TIME;
         } else {
             plan.count = plan.blocks();
         }

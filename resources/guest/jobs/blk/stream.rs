@@ -2,7 +2,7 @@
 //! or all over it.
 
 use super::pattern::{Pattern, Wrong};
-use crate::clock::Stopwatch;
+use crate::clock::{Deadline, Stopwatch};
 use crate::console::println;
 use crate::cpu;
 use crate::random::Random;
@@ -25,9 +25,9 @@ pub struct Plan {
     /// The part of the disk, in sectors.
     pub first: u64,
     pub sectors: u64,
-    /// Requests, and seconds, until the end.
+    /// Requests, and microseconds, until the end.
     pub count: u64,
-    pub seconds: u64,
+    pub microseconds: u64,
     /// A flush after so many writes; zero for none.
     pub flush: u64,
 }
@@ -65,7 +65,7 @@ pub fn run(block: &mut Block, plan: Plan) -> Result<Tally> {
     let random = Random::new(plan.pattern.seed);
     let mut stream = Stream { block, plan, tally: Tally::default(), random, submitted: 0, dirty: 0 };
     let watch = Stopwatch::start();
-    stream.transfer(&watch)?;
+    stream.transfer()?;
     if stream.dirty > 0 && plan.flush > 0 {
         stream.submit(Kind::Flush);
         stream.block.publish();
@@ -78,10 +78,11 @@ pub fn run(block: &mut Block, plan: Plan) -> Result<Tally> {
 }
 
 impl Stream<'_> {
-    fn transfer(&mut self, watch: &Stopwatch) -> Result<()> {
+    fn transfer(&mut self) -> Result<()> {
+        let end = Deadline::after(self.plan.microseconds);
         let mut patience = Stopwatch::start();
         loop {
-            let more = self.submitted < self.plan.count && watch.seconds() < self.plan.seconds;
+            let more = self.submitted < self.plan.count && !end.is_over();
             if more {
                 self.fill_up();
             } else if self.block.in_flight() == 0 {

@@ -89,7 +89,7 @@ fn parse_parts<const N: usize>(text: &str, separator: u8, radix: u32) -> Option<
     rest.is_none().then_some(parts)
 }
 
-/// Frames and seconds until the end.
+/// Frames and microseconds until the end.
 fn limits(words: Words) -> (u64, u64) {
-    (words.number("count").unwrap_or(u64::MAX), words.number("secs").unwrap_or(u64::MAX))
+    (words.number("count").unwrap_or(u64::MAX), words.microseconds().unwrap_or(u64::MAX))
 }

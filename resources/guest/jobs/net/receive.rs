@@ -4,7 +4,7 @@
 use super::frame::Addresses;
 use super::{Mibs, addresses, bit, limits, rate};
 use crate::Machine;
-use crate::clock::Stopwatch;
+use crate::clock::{Deadline, Stopwatch};
 use crate::console::{print, println};
 use crate::cpu;
 use crate::virtio::Result;
@@ -40,14 +40,14 @@ pub fn run(machine: &mut Machine, name: &str, echo: bool) -> Result<()> {
     let wanted = if words.has("gso") && !echo { bit::GUEST_CSUM | bit::GUEST_TSO4 } else { 0 };
     let net = super::start(machine, ANSWER, wanted)?;
     let addresses = addresses(words, &net)?;
-    let (count, seconds) = limits(words);
+    let (count, time) = limits(words);
     print!("net ready mac=");
     super::print_mac(net.mac);
     println!(" port={}", addresses.port);
 
-    let watch = Stopwatch::start();
+    let (watch, end) = (Stopwatch::start(), Deadline::after(time));
     let mut receiver = Receiver { net, addresses, echo, watch, tally: Tally::default(), counts: false };
-    while receiver.tally.frames < count && watch.seconds() < seconds {
+    while receiver.tally.frames < count && !end.is_over() {
         receiver.poll(count)?;
     }
     let Tally { frames, bytes, other, dropped, first, last } = receiver.tally;

@@ -3,7 +3,7 @@
 use super::frame::{TCP, TRANSPORT, UDP};
 use super::{Mibs, addresses, bit, limits, rate};
 use crate::Machine;
-use crate::clock::Stopwatch;
+use crate::clock::{Deadline, Stopwatch};
 use crate::console::{print, println};
 use crate::cpu;
 use crate::virtio::Result;
@@ -17,9 +17,10 @@ const MAX_SIZE: u64 = u16::MAX as u64 + 14;
 const SEGMENT_SIZE: u16 = 1460;
 /// The number of the frame, as eight bytes.
 const NUMBER: u64 = 8;
-/// How long a frame may take, and how long to send if nothing is said: seconds.
+/// How long a frame may take, in seconds.
 const LIMIT: u64 = 30;
-const DEFAULT_SECONDS: u64 = 1;
+/// How long to send if nothing is said, in microseconds.
+const DEFAULT_TIME: u64 = 1_000_000;
 
 pub fn run(machine: &mut Machine) -> Result<()> {
     let words = machine.words;
@@ -42,11 +43,11 @@ pub fn run(machine: &mut Machine) -> Result<()> {
     }
     (0..net.depth()).for_each(|slot| net.release(slot));
 
-    let (count, seconds) = limits(words);
-    let seconds = if count == u64::MAX && seconds == u64::MAX { DEFAULT_SECONDS } else { seconds };
+    let (count, time) = limits(words);
+    let time = if count == u64::MAX && time == u64::MAX { DEFAULT_TIME } else { time };
     let kicks = net.kicks();
     let watch = Stopwatch::start();
-    let sent = transmit(&mut net, size, headers, offload, count, seconds)?;
+    let sent = transmit(&mut net, size, headers, offload, count, time)?;
     let nanoseconds = watch.nanoseconds();
     let bytes = sent * size;
     print!("net op=send n={sent} bytes={bytes} ns={nanoseconds} pps={}", rate(sent, nanoseconds));
@@ -55,18 +56,11 @@ pub fn run(machine: &mut Machine) -> Result<()> {
 }
 
 /// Sends until the count or the time is up and all frames are gone.
-fn transmit(
-    net: &mut Net,
-    size: u64,
-    number: u64,
-    offload: Offload,
-    count: u64,
-    seconds: u64,
-) -> Result<u64> {
+fn transmit(net: &mut Net, size: u64, number: u64, offload: Offload, count: u64, time: u64) -> Result<u64> {
     let (mut offered, mut sent) = (0, 0);
-    let (watch, mut patience) = (Stopwatch::start(), Stopwatch::start());
+    let (end, mut patience) = (Deadline::after(time), Stopwatch::start());
     loop {
-        if offered < count && watch.seconds() < seconds {
+        if offered < count && !end.is_over() {
             while offered < count
                 && let Some(slot) = net.slot()
             {
