@@ -22,14 +22,14 @@ use crate::machine::EMBEDDED_GUEST;
 use crate::memory::layout::{CMDLINE, COM1_PORT, PVH_START_INFO};
 
 /// Where the task state segment for real mode on VT-x lies, outside of memory.
-const TSS: usize = 0xfffb_d000;
-const IOAPIC_PINS: u64 = 24;
+pub(super) const TSS: usize = 0xfffb_d000;
+pub(super) const IOAPIC_PINS: u64 = 24;
 /// ACPI's sleep control register, at which the embedded guest powers off blind, and what it writes there.
 const SLEEP_CONTROL: u16 = 0x600;
 const POWER_OFF: u8 = 0x34;
 /// Of a 16550: the line status register, and that all is sent.
-const LINE_STATUS: u16 = COM1_PORT + 5;
-const SENT: u8 = 0x60;
+pub(super) const LINE_STATUS: u16 = COM1_PORT + 5;
+pub(super) const SENT: u8 = 0x60;
 /// The memory map behind the PVH start info.
 const MEMORY_MAP: u64 = PVH_START_INFO + 0x60;
 

@@ -1,12 +1,14 @@
 //! `linux`: from exec until a Linux says that it is up, by a marker on its console.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use super::peers::{Guest, Kernel};
+use super::process::{self, Running};
 use super::results::{Case, Figure, Unit};
 use super::rounds::Contest;
-use super::{FLOOR, Progress, Setup, hold, nanoseconds, process};
+use super::{FLOOR, Progress, Setup, hold, nanoseconds};
 
 /// A boot where KVM interprets the guest's kernel code takes a minute or more.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -45,8 +47,9 @@ pub(super) fn measure(setup: &Setup, progress: Progress<'_>) -> anyhow::Result<V
                         format!("console=ttyS0 reboot=k panic=-1 {}", linux.words),
                     )
                 };
-                let took = setup.start(vmm, &guest, |mut command| {
-                    process::time_to(&mut command, linux.marker.as_bytes(), PATIENCE)
+                let up = |printed: &[u8]| process::count(printed, &linux.marker) > 0;
+                let (_, took) = setup.start(vmm, &guest, |mut command| {
+                    Running::spawn_until(command.stdin(Stdio::null()), PATIENCE, up)
                 })?;
                 Ok(vec![(MARKED.to_owned(), nanoseconds(took))])
             }),

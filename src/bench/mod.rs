@@ -7,11 +7,14 @@
 mod block;
 pub mod clock;
 pub mod compare;
+pub mod crowd;
 mod exits;
 pub mod floor;
 pub mod footprint;
 mod fork;
 pub mod host;
+mod idle;
+mod inside;
 mod job;
 pub mod linux;
 mod memory;
@@ -220,6 +223,11 @@ impl Setup {
     ) -> anyhow::Result<T> {
         let folder = tempfile::tempdir_in(self.folder())?;
         run(vmm.command(guest, folder.path())?)
+    }
+
+    /// The VMMs that are neither the floor nor Bantam.
+    pub fn peers(&self) -> impl Iterator<Item = &Vmm> {
+        self.vmms.iter().filter(|vmm| vmm.is_peer())
     }
 
     /// The VMM of a name.

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 /// How long a program may be silent.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,8 +43,8 @@ pub fn time(command: &mut Command) -> anyhow::Result<Run> {
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let mut first = [0];
-    let pipe = child.stdout.take().context("standard output is a pipe")?;
-    let mut output = Output { child: &mut child, pipe, patience: PATIENCE };
+    let mut pipe = child.stdout.take().context("standard output is a pipe")?;
+    let mut output = Output { child: &mut child, pipe: &mut pipe, patience: PATIENCE };
     let got = output.read(&mut first).with_context(|| format!("the output of {command:?}"))?;
     let first_byte = start.elapsed();
     io::copy(&mut output, &mut io::sink()).with_context(|| format!("the output of {command:?}"))?;
@@ -60,9 +60,9 @@ pub fn time(command: &mut Command) -> anyhow::Result<Run> {
 pub fn output(command: &mut Command, patience: Duration) -> anyhow::Result<String> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let pipe = child.stdout.take().context("standard output is a pipe")?;
+    let mut pipe = child.stdout.take().context("standard output is a pipe")?;
     let mut text = String::new();
-    Output { child: &mut child, pipe, patience }
+    Output { child: &mut child, pipe: &mut pipe, patience }
         .read_to_string(&mut text)
         .with_context(|| format!("the output of {command:?}"))?;
     let status = child.wait()?;
@@ -70,51 +70,78 @@ pub fn output(command: &mut Command, patience: Duration) -> anyhow::Result<Strin
     Ok(text)
 }
 
-/// Runs a program with no input until its output has a marker in it, and ends it then: how long that took. It may be
-/// silent for `patience`.
-pub fn time_to(command: &mut Command, marker: &[u8], patience: Duration) -> anyhow::Result<Duration> {
-    ensure!(!marker.is_empty(), "an empty marker");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let start = Instant::now();
-    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let pipe = child.stdout.take().context("standard output is a pipe")?;
-    let mut running = Running(child);
-    let mut output = Output { child: &mut running.0, pipe, patience };
-    let (mut tail, mut chunk) = (Vec::new(), [0; 4096]);
-    loop {
-        let got = output.read(&mut chunk).with_context(|| format!("the output of {command:?}"))?;
-        tail.extend_from_slice(chunk.get(..got).unwrap_or_default());
-        if tail.windows(marker.len()).any(|window| window == marker) {
-            return Ok(start.elapsed());
-        }
-        ensure!(got > 0, "{command:?} ended before it printed {:?}", String::from_utf8_lossy(marker));
-        // A marker may come in two pieces.
-        tail.drain(..tail.len().saturating_sub(marker.len() - 1));
-    }
+/// A program that runs until this is dropped.
+pub struct Running {
+    child: Child,
+    /// Standard output. It stays open, as a program may end when nobody listens.
+    output: Option<ChildStdout>,
+    /// How long it may be silent.
+    patience: Duration,
 }
-
-/// A program that runs until it is told to end; it is, whatever happens.
-pub struct Running(Child);
 
 impl Running {
     /// Starts a program with neither input nor output.
     pub fn start(command: &mut Command) -> anyhow::Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().map(Self).with_context(|| format!("cannot start {command:?}"))
+        let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        Ok(Self { child, output: None, patience: PATIENCE })
+    }
+
+    /// Starts a program with no input, and waits until it has printed enough: `enough` is asked about all that it
+    /// has. Tells how long that took.
+    pub fn start_until(
+        command: &mut Command,
+        enough: impl FnMut(&[u8]) -> bool,
+    ) -> anyhow::Result<(Self, Duration)> {
+        Self::spawn_until(command.stdin(Stdio::null()), PATIENCE, enough)
+    }
+
+    /// The same with standard input as the command has it, of a program that may be silent for `patience`.
+    pub fn spawn_until(
+        command: &mut Command,
+        patience: Duration,
+        mut enough: impl FnMut(&[u8]) -> bool,
+    ) -> anyhow::Result<(Self, Duration)> {
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let start = Instant::now();
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let output = child.stdout.take();
+        let mut running = Self { child, output, patience };
+        let mut output = running.output().context("standard output is a pipe")?;
+        let (mut printed, mut buffer) = (Vec::new(), [0; 4096]);
+        while !enough(&printed) {
+            let got = output.read(&mut buffer).with_context(|| format!("the output of {command:?}"))?;
+            ensure!(got > 0, "{command:?} ended after {:?}", String::from_utf8_lossy(&printed));
+            printed.extend(buffer.iter().take(got));
+        }
+        Ok((running, start.elapsed()))
+    }
+
+    fn output(&mut self) -> Option<Output<'_>> {
+        Some(Output { child: &mut self.child, pipe: self.output.as_mut()?, patience: self.patience })
     }
 
     /// Its number.
     pub fn id(&self) -> u32 {
-        self.0.id()
+        self.child.id()
     }
 
-    /// Whether it has ended by itself.
-    pub fn has_ended(&mut self) -> io::Result<bool> {
-        self.0.try_wait().map(|status| status.is_some())
+    /// Has it end. Waiting for that is left to the drop, so that many can end at a time.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()
+    }
+
+    /// Waits until it has used so much processor time.
+    pub fn work_for(&mut self, time: Duration) -> anyhow::Result<()> {
+        while self.cpu_time()? < time {
+            ensure!(self.child.try_wait()?.is_none(), "a program has ended that should go on");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// The processor time that it has used, in steps of a clock tick.
-    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+    fn cpu_time(&self) -> anyhow::Result<Duration> {
         let path = format!("/proc/{}/stat", self.id());
         let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
         // The name, in parentheses, may hold anything; what follows it are numbers, of which the
@@ -126,32 +153,31 @@ impl Running {
         let ticks_a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
         Ok(Duration::from_millis(ticks * 1000 / u64::try_from(ticks_a_second)?.max(1)))
     }
-
-    /// Asks it to end, and waits until it has.
-    pub fn terminate(mut self) -> anyhow::Result<()> {
-        signal(self.id(), libc::SIGTERM);
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            if self.has_ended()? {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        bail!("a process does not end when asked to")
-    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
+}
+
+/// Runs a program to its end, and types something when it has printed this.
+pub fn type_to(command: &mut Command, until: &str, keys: &[u8]) -> anyhow::Result<()> {
+    let enough = |printed: &[u8]| count(printed, until) > 0;
+    let (mut running, _) = Running::spawn_until(command.stdin(Stdio::piped()), PATIENCE, enough)?;
+    let mut input = running.child.stdin.take().context("standard input is a pipe")?;
+    input.write_all(keys).with_context(|| format!("the input of {command:?}"))?;
+    io::copy(&mut running.output().context("standard output is a pipe")?, &mut io::sink())?;
+    let status = running.child.wait()?;
+    ensure!(status.success(), "{command:?} failed ({status})");
+    Ok(())
 }
 
 /// The output of a program that is killed when it is silent for too long.
 struct Output<'a> {
     child: &'a mut Child,
-    pipe: ChildStdout,
+    pipe: &'a mut ChildStdout,
     patience: Duration,
 }
 
@@ -172,23 +198,10 @@ impl Read for Output<'_> {
     }
 }
 
-/// How many system calls a run of the program makes; none where strace(1) is missing or may not
-/// trace.
-pub fn system_calls(program: &Path, arguments: &[OsString]) -> Option<u64> {
-    let options = ["-f", "-c", "-U", "calls,name"].map(OsString::from);
-    let arguments: Vec<_> = options.into_iter().chain([program.into()]).chain(arguments.to_vec()).collect();
-    let output = command(Path::new("strace"), &arguments).stdin(Stdio::null()).output().ok()?;
-    let report = String::from_utf8_lossy(&output.stderr);
-    let total = report.lines().rfind(|line| line.trim_end().ends_with(" total"))?;
-    total.split_whitespace().next()?.parse().ok()
-}
-
-fn signal(id: u32, number: i32) {
-    if let Ok(id) = i32::try_from(id) {
-        // SAFETY: the call takes two numbers. The process is a child of ours that nobody has waited
-        // for, so the number is still its own.
-        unsafe { libc::kill(id, number) };
-    }
+/// How often a text is in what was printed.
+#[must_use]
+pub fn count(printed: &[u8], text: &str) -> usize {
+    printed.windows(text.len().max(1)).filter(|part| *part == text.as_bytes()).count()
 }
 
 /// Waits for the end of a child and tells its status and what it used.

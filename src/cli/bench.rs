@@ -62,6 +62,9 @@ enum What {
     /// The bare calls to KVM, as a program of their own.
     #[command(hide = true)]
     Floor(Floor),
+    /// Many machines in one process, as a program of their own.
+    #[command(hide = true)]
+    Crowd(Crowd),
 }
 
 #[derive(Args, Debug)]
@@ -135,6 +138,16 @@ struct Floor {
     words: String,
 }
 
+#[derive(Args, Debug)]
+struct Crowd {
+    #[arg(long)]
+    count: usize,
+    /// MiB of each.
+    #[arg(long)]
+    memory: u64,
+    words: String,
+}
+
 /// Exit code when something has become worse.
 const EXIT_REGRESSION: u8 = 3;
 
@@ -161,6 +174,10 @@ impl Bench {
             What::Compare(compare) => compare.run(),
             What::Floor(Floor { memory, words }) => {
                 bench::floor::run(memory, &words).map(|()| ExitCode::SUCCESS)
+            }
+            What::Crowd(Crowd { count, memory, words }) => {
+                super::session::raise_descriptor_limit();
+                bench::crowd::run(count, memory, &words).map(|()| ExitCode::SUCCESS)
             }
         }
     }

@@ -4,6 +4,10 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::{Adapter, Guest, Kernel, NotSupported, words};
+use crate::bench::inside;
+
+/// In the folder of a machine that was saved.
+const SAVED: &str = "snapshot";
 
 pub(super) struct Bantam;
 
@@ -44,6 +48,15 @@ impl Adapter for Bantam {
             arguments.extend(words(["--vsock", &format!("cid={cid},uds={}", socket.display())]));
         }
         Ok(arguments)
+    }
+
+    fn save(&self, _: &Path, guest: &Guest<'_>, folder: &Path, until: &str) -> anyhow::Result<()> {
+        let config = inside::config(guest.memory_mib, &guest.words);
+        inside::save(&folder.join(SAVED), config, until)
+    }
+
+    fn restore(&self, _: &Guest<'_>, folder: &Path) -> Result<Vec<OsString>, NotSupported> {
+        Ok(vec!["restore".into(), folder.join(SAVED).into()])
     }
 
     fn disk_engines(&self) -> &'static [&'static str] {

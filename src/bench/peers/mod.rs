@@ -110,10 +110,36 @@ pub trait Adapter: Sync {
     /// What of the machine it cannot do.
     fn arguments(&self, guest: &Guest<'_>, folder: &Path) -> Result<Vec<OsString>, NotSupported>;
 
+    /// Saves a machine into `folder` when its guest has printed this.
+    ///
+    /// # Errors
+    /// [`NotSupported`], or it fails.
+    fn save(&self, _program: &Path, _guest: &Guest<'_>, _folder: &Path, _until: &str) -> anyhow::Result<()> {
+        Err(no_saving().into())
+    }
+
+    /// The arguments that bring a machine back, in a new process, from where [`Self::save`] has put it.
+    ///
+    /// # Errors
+    /// It cannot.
+    fn restore(&self, _guest: &Guest<'_>, _folder: &Path) -> Result<Vec<OsString>, NotSupported> {
+        Err(no_saving())
+    }
+
+    /// Why it cannot do more than [`Self::restore`]: bring machines back as copies, or page by page, or into a process
+    /// that is there.
+    fn why_only_restore(&self) -> &'static str {
+        "its adapter knows one way to bring a machine back: by a process of its own"
+    }
+
     /// How disks can be read and written, by its own words. Each is measured; the first is the default.
     fn disk_engines(&self) -> &'static [&'static str] {
         &[]
     }
+}
+
+fn no_saving() -> NotSupported {
+    NotSupported("its adapter does not know how it saves a machine".to_owned())
 }
 
 /// All adapters that there are.
@@ -187,6 +213,34 @@ impl Vmm {
     /// What of the machine it cannot do.
     pub fn command(&self, guest: &Guest<'_>, folder: &Path) -> Result<Command, NotSupported> {
         Ok(process::command(&self.program, &self.adapter.arguments(guest, folder)?))
+    }
+
+    /// Whether it is neither the floor nor Bantam.
+    #[must_use]
+    pub fn is_peer(&self) -> bool {
+        ![super::FLOOR, super::BANTAM].contains(&self.name.as_str())
+    }
+
+    /// Saves a machine into a folder when its guest has printed this.
+    ///
+    /// # Errors
+    /// It cannot do that, or it fails.
+    pub fn save(&self, guest: &Guest<'_>, folder: &Path, until: &str) -> anyhow::Result<()> {
+        self.adapter.save(&self.program, guest, folder, until)
+    }
+
+    /// The command that brings back what was saved in a folder, in a process of its own.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn restore(&self, guest: &Guest<'_>, folder: &Path) -> Result<Command, NotSupported> {
+        Ok(process::command(&self.program, &self.adapter.restore(guest, folder)?))
+    }
+
+    /// Why it cannot bring machines back otherwise than by [`Self::restore`].
+    #[must_use]
+    pub fn why_only_restore(&self) -> &'static str {
+        self.adapter.why_only_restore()
     }
 
     /// How disks can be read and written, by its own words.
