@@ -22,7 +22,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
     Some(format!(
         "<section id=\"changes\" aria-labelledby=\"changes-title\">\n<h2 id=\"changes-title\">Changes</h2>\n\
          <p class=\"lead\">What is beyond noise: the whole 95 % interval lies more than {:.0} % away. Where both runs have the \
-         floor, the ratios to it are compared, so that a slower day is no change.</p>\n<div class=\"cards\">\n{}</div>\n</section>\n",
+         floor, the ratios to it are compared, so that a slower day is no change. In the chart, the line is no change at all.</p>\n<div class=\"cards\">\n{}</div>\n</section>\n",
         THRESHOLD * 100.0,
         since.collect::<String>()
     ))
@@ -63,8 +63,8 @@ fn body(page: &Page<'_>, comparison: &Comparison) -> String {
 
 fn row(page: &Page<'_>, change: &Change, scale: &Scale) -> String {
     let (class, word) = match change.verdict {
-        Verdict::Regression => ("worse", "▲ worse"),
-        Verdict::Improvement => ("better", "▼ better"),
+        Verdict::Regression => ("worse", "✕ worse"),
+        Verdict::Improvement => ("better", "✓ better"),
         Verdict::Same => ("", ""),
     };
     let value = |value| {

@@ -1,9 +1,9 @@
 //! The same at several points of an axis: medians with their intervals, over a band of the middle halves.
 
-use super::super::results::{Measured, Outcome, Unit};
+use super::super::results::{Measured, Unit};
 use super::scale::Scale;
 use super::strips::{article, picker, ticks_of, views};
-use super::text::{anchor, escape};
+use super::text::{anchor, because, escape};
 use super::{Page, Plot, numbers};
 
 /// The plane that lines are drawn on before it is stretched.
@@ -145,18 +145,12 @@ fn points(page: &Page<'_>, line: &Line<'_>, along: &Scale, scale: &Scale) -> Str
 
 /// Who has no or not all points, and why.
 fn silent(page: &Page<'_>, points: &[&Plot<'_>]) -> String {
-    let mut reasons: Vec<String> = Vec::new();
-    for vmm in &page.vmms {
-        for series in points.iter().filter_map(|plot| plot.cases.first().copied().flatten()?.of(vmm)) {
-            let Outcome::NotSupported(why) = &series.outcome else { continue };
-            let reason = format!("<bdi>{}</bdi>: {}", escape(vmm), escape(why));
-            if !reasons.contains(&reason) {
-                reasons.push(reason);
-            }
-        }
-    }
+    let all =
+        page.vmms.iter().flat_map(|vmm| points.iter().filter_map(|plot| Some((*vmm, plot.lacking(vmm)?))));
+    let reasons = because(all);
     if reasons.is_empty() {
-        return String::new();
+        reasons
+    } else {
+        format!("<p class=\"none\">not supported, at least at some points: {reasons}</p>\n")
     }
-    format!("<p class=\"none\">not supported, at least in part: {}</p>\n", reasons.join("; "))
 }

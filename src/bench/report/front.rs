@@ -42,7 +42,7 @@ pub(super) fn header(page: &Page<'_>) -> String {
     let tiles: String = page.groups().into_iter().filter_map(|group| tile(page, group)).collect();
     let tiles = if tiles.is_empty() { tiles } else { format!("<ul class=\"tiles\">\n{tiles}</ul>\n") };
     format!(
-        "<header class=\"top\">\n<p class=\"kicker\">Bantam bench</p>\n<h1>{}</h1>\n<p class=\"lead\">{}, {} · {} run of {}, {} · Linux {}</p>\n{}{tiles}</header>\n",
+        "<header class=\"top\">\n<p class=\"kicker\">Bantam bench</p>\n<h1>{}</h1>\n<p class=\"lead\">{}, {} · {} run of {}, {} · Linux {}</p>\n{}{}{tiles}</header>\n",
         measured.collect::<Vec<_>>().join(", "),
         escape(&run.host.cpu),
         cores(run.host.cores),
@@ -51,7 +51,24 @@ pub(super) fn header(page: &Page<'_>) -> String {
         show(run.took_s * 1e9, Unit::Nanoseconds),
         escape(&run.host.kernel),
         flags(run),
+        runs(page),
     )
+}
+
+/// The runs by their letters, where there are several.
+fn runs(page: &Page<'_>) -> String {
+    if page.runs.len() < 2 {
+        return String::new();
+    }
+    let line = |(index, run): (usize, &Results)| {
+        let quiet = run.quiet.disturbed.is_empty();
+        let (class, word) = if quiet { ("better", "✓ quiet") } else { ("worse", "⚠ not quiet") };
+        let (badge, began, cpu) = (page.badge(index), escape(&run.began), escape(&run.host.cpu));
+        format!(
+            "<li>{badge} <a href=\"#machine\">{began}</a>, {cpu}, <span class=\"{class}\">{word}</span></li>\n"
+        )
+    };
+    format!("<ul class=\"runs\">\n{}</ul>\n", page.runs.iter().enumerate().map(line).collect::<String>())
 }
 
 fn cores(count: usize) -> String {
@@ -117,12 +134,15 @@ pub(super) fn contents(sections: &[(String, String)]) -> String {
 }
 
 /// The machine of each run, and who took part.
-pub(super) fn machines(page: &Page<'_>) -> String {
-    let runs: String = (0..).zip(page.runs).map(|(index, run)| machine(page, index, run)).collect();
-    format!(
-        "<section id=\"machine\" aria-labelledby=\"machine-title\">\n<h2 id=\"machine-title\">Machine and runs</h2>\n<div class=\"cards\">\n{runs}</div>\n{}</section>\n",
-        key()
-    )
+pub(super) fn machines(page: &Page<'_>) -> Option<String> {
+    if page.runs.is_empty() {
+        return None;
+    }
+    let runs: String = page.runs.iter().enumerate().map(|(index, run)| machine(page, index, run)).collect();
+    Some(format!(
+        "<section id=\"machine\" aria-labelledby=\"machine-title\">\n<h2 id=\"machine-title\">Machine and runs</h2>\n\
+         <p class=\"lead\">What a figure is to be taken with.</p>\n<div class=\"cards\">\n{runs}</div>\n</section>\n"
+    ))
 }
 
 fn machine(page: &Page<'_>, index: usize, run: &Results) -> String {
@@ -199,7 +219,7 @@ fn contenders(page: &Page<'_>, run: &Results) -> String {
 }
 
 /// How a row of a distribution is to be read.
-fn key() -> &'static str {
+pub(super) fn key() -> &'static str {
     "<aside class=\"key v1\" aria-label=\"How to read the rows\">\
      <svg class=\"strip\" viewBox=\"0 0 220 28\" width=\"220\" height=\"28\" aria-hidden=\"true\" focusable=\"false\">\
      <rect class=\"box\" x=\"50\" y=\"4\" width=\"80\" height=\"20\"/><rect class=\"interval\" x=\"74\" y=\"8\" width=\"30\" height=\"12\"/>\

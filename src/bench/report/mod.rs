@@ -16,7 +16,7 @@ mod strips;
 mod text;
 
 use self::text::{anchor, escape};
-use super::results::{Better, Case, Figure, Measured, Results};
+use super::results::{Better, Case, Figure, Measured, Outcome, Results};
 use super::{BANTAM, FLOOR};
 
 const STYLE: &str = include_str!("style.css");
@@ -35,26 +35,22 @@ const MARKS: [&str; 7] = [
 #[must_use]
 pub fn page(runs: &[Results]) -> String {
     let page = Page::new(runs);
-    let groups = page.groups();
-    let mut body = front::header(&page);
-    let mut contents = vec![("machine".to_owned(), "Machine and runs".to_owned())];
-    let mut main = front::machines(&page);
-    for (id, title, section) in
-        [("changes", "Changes", changes::section(&page)), ("ratios", "Ratios", ratios::section(&page))]
-    {
+    let (mut contents, mut main) = (Vec::new(), String::new());
+    let mut add = |id: &str, title: &str, section: Option<String>| {
         if let Some(section) = section {
             contents.push((id.to_owned(), title.to_owned()));
             main += &section;
         }
+    };
+    add("changes", "Changes", changes::section(&page));
+    add("ratios", "Ratios", ratios::section(&page));
+    for (index, group) in page.groups().into_iter().enumerate() {
+        let key = if index == 0 { front::key() } else { "" };
+        add(&anchor(group), &capitalized(group), Some(key.to_owned() + &section(&page, group)));
     }
-    for group in groups {
-        contents.push((anchor(group), capitalized(group)));
-        main += &section(&page, group);
-    }
-    if let Some(section) = front::not_supported(&page) {
-        contents.push(("not-supported".to_owned(), "Not supported".to_owned()));
-        main += &section;
-    }
+    add("not-supported", "Not supported", front::not_supported(&page));
+    add("machine", "Machine and runs", front::machines(&page));
+    let mut body = front::header(&page);
     body += &front::contents(&contents);
     let marks = MARKS.iter().enumerate().map(|(index, path)| format!(r#"<path id="m{index}" d="{path}"/>"#));
     let marks: String = marks.collect();
@@ -222,6 +218,14 @@ impl<'a> Plot<'a> {
         self.cases.get(run).copied().flatten()?.of(vmm)?.measured()
     }
 
+    /// Why a contender has none in the newest run.
+    fn lacking(&self, vmm: &str) -> Option<&'a str> {
+        match &self.cases.first().copied().flatten()?.of(vmm)?.outcome {
+            Outcome::NotSupported(why) => Some(why),
+            Outcome::Measured(_) => None,
+        }
+    }
+
     /// Everyone's samples in all runs: the run, the contender and what it has.
     fn all<'p>(&'p self, page: &'p Page<'a>) -> impl Iterator<Item = (usize, &'a str, &'a Measured)> + 'p {
         let runs = 0..self.cases.len();
@@ -271,7 +275,11 @@ fn section(page: &Page<'_>, group: &str) -> String {
     )
 }
 
+/// With a great first letter.
 fn capitalized(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
+
+#[cfg(test)]
+mod tests;

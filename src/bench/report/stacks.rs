@@ -1,9 +1,8 @@
 //! What a figure is made of: its parts' medians, one after the other. Parts have numbers, so that they can be told apart
 //! without their colours.
 
-use super::super::results::Outcome;
 use super::strips::{article, picker, views};
-use super::text::{escape, show};
+use super::text::{because, escape, show};
 use super::{Page, Plot, numbers};
 
 /// Colours of parts; with more parts they come again.
@@ -136,20 +135,9 @@ fn swatch(index: usize) -> String {
 
 /// Who has none of the parts, and why.
 fn silent(page: &Page<'_>, parts: &[&Plot<'_>]) -> String {
-    let reasons = page.vmms.iter().filter_map(|vmm| {
-        let outcomes = || parts.iter().filter_map(|part| part.cases.first().copied().flatten()?.of(vmm));
-        if outcomes().any(|series| series.measured().is_some()) {
-            return None;
-        }
-        outcomes().find_map(|series| match &series.outcome {
-            Outcome::NotSupported(why) => Some(format!("<bdi>{}</bdi>: {}", escape(vmm), escape(why))),
-            Outcome::Measured(_) => None,
-        })
-    });
-    let reasons: Vec<_> = reasons.collect();
-    if reasons.is_empty() {
-        String::new()
-    } else {
-        format!("<p class=\"note\">Not told: {}</p>", reasons.join("; "))
-    }
+    let has_some = |vmm: &str| parts.iter().any(|part| part.measured(0, vmm).is_some());
+    let silent = page.vmms.iter().filter(|vmm| !has_some(vmm));
+    let reasons = silent.flat_map(|vmm| parts.iter().filter_map(|part| Some((*vmm, part.lacking(vmm)?))));
+    let reasons = because(reasons);
+    if reasons.is_empty() { reasons } else { format!("<p class=\"none\">not supported: {reasons}</p>\n") }
 }

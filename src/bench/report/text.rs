@@ -27,14 +27,12 @@ pub(super) fn escape(text: &str) -> String {
 
 /// An id as an anchor of the page.
 pub(super) fn anchor(id: &str) -> String {
-    let plain = |letter: char| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' };
-    format!(
-        "g-{}",
-        id.replace('/', ".")
-            .chars()
-            .map(|letter| if letter == '.' { '.' } else { plain(letter) })
-            .collect::<String>()
-    )
+    let plain = |letter: char| match letter {
+        '/' => '.',
+        '.' | '-' | 'a'..='z' | 'A'..='Z' | '0'..='9' => letter,
+        _ => '_',
+    };
+    format!("g-{}", id.chars().map(plain).collect::<String>())
 }
 
 /// A number with its unit, which stays on its line.
@@ -74,4 +72,21 @@ pub(super) fn advantage(value: f64, low: f64, high: f64) -> String {
         () if high < 1.0 => format!("{}\u{a0}× worse", ratio(1.0 / value)),
         () => "no difference told".to_owned(),
     }
+}
+
+/// Who cannot do something, and why: each reason once, after all who have it.
+pub(super) fn because<'a>(reasons: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut told: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (vmm, why) in reasons {
+        match told.iter_mut().find(|(reason, _)| *reason == why) {
+            Some((_, vmms)) if vmms.contains(&vmm) => {}
+            Some((_, vmms)) => vmms.push(vmm),
+            None => told.push((why, vec![vmm])),
+        }
+    }
+    let line = |(why, vmms): (&str, Vec<&str>)| {
+        let names: Vec<_> = vmms.into_iter().map(|vmm| format!("<bdi>{}</bdi>", escape(vmm))).collect();
+        format!("{}: {}", names.join(", "), escape(why))
+    };
+    told.into_iter().map(line).collect::<Vec<_>>().join("; ")
 }
