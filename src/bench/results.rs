@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::host::{Host, Quiet};
 use super::REFERENCES;
+use super::host::{Host, Quiet};
 use super::stats::{Ratio, Summary};
 
 /// The version of the file's form. A reader takes its own and older ones.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use super::documents::print;
@@ -97,7 +98,7 @@ struct Measure {
     #[arg(long, value_name = "WORDS", requires = "kernel", default_value = "")]
     cmdline: String,
     /// What the Linux says on its console when it is up.
-    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    #[arg(long, value_name = "TEXT", requires = "kernel", value_parser = NonEmptyStringValueParser::new())]
     marker: Option<String>,
     /// MiB of memory for `linux`.
     #[arg(long, value_name = "MIB", requires = "kernel", default_value_t = 256)]

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use super::super::FLOOR;
 use super::super::host::{Host, Quiet};
 use super::super::results::{Figure, Outcome, SCHEMA, Series};
 use super::super::stats::{Summary, ratios};
