@@ -264,14 +264,6 @@ impl PausedMachine {
         self.parts.vm.track_dirty(on)
     }
 
-    /// The pages that have changed since they were last taken, or since [`Self::track_dirty`].
-    ///
-    /// # Errors
-    /// Changes are not tracked, or KVM refuses; no page is lost.
-    pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
-        self.parts.take_dirty()
-    }
-
     /// Waits until the console's stream has taken all that the guest has sent; [`StopHandle::stop`] ends that
     /// wait. A machine that is dropped may take the last of it along.
     pub fn flush_console(&self) {
@@ -310,15 +302,6 @@ impl RunningMachine {
         } else {
             Err(Box::new(self.parts.end()))
         }
-    }
-
-    /// The pages that have changed, as [`PausedMachine::take_dirty`] gives them. They may change on; then they
-    /// are among the next ones too.
-    ///
-    /// # Errors
-    /// Changes are not tracked, or KVM refuses; no page is lost.
-    pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
-        self.parts.take_dirty()
     }
 
     /// Waits until the machine ends. Where its guest ended it, that is when the console's stream has
@@ -397,6 +380,16 @@ macro_rules! of_both_states {
                     self.parts.basis.since(mark)?;
                     self.parts.take_dirty()?;
                     self.parts.basis.since(mark)
+                }
+
+                /// The pages that have changed since they were last taken, or since
+                /// [`PausedMachine::track_dirty`]. Those of a machine that runs may change on; then they are among
+                /// the next ones too.
+                ///
+                /// # Errors
+                /// Changes are not tracked, or KVM refuses; no page is lost.
+                pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
+                    self.parts.take_dirty()
                 }
 
                 /// The names of the virtio devices.
