@@ -6,10 +6,12 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, pipe};
+use std::process::Stdio;
 
-use common::kvm;
 use common::named::Named;
-use common::process::{Process, start};
+use common::process::{Process, start, wait};
+use common::{PATIENCE, Screen, kvm};
 use serde_json::{Value, json};
 
 impl Named {
@@ -244,4 +246,23 @@ fn what_a_guest_needs_first_is_recorded() {
     let said = restore(&[], "");
     assert!(said.contains("goes on without the record"), "{said}");
     named.done(&["snapshot", "verify", &path]);
+}
+
+#[test]
+fn forks_whose_reader_goes_away_end_quietly() {
+    if kvm().is_none() {
+        return;
+    }
+    let named = Named::new();
+    let path = named.path("snap");
+    named.snapshot("boot flood", "flood 10\r\n", &path);
+    let (mut reader, writer) = pipe().unwrap();
+    let mut command = named.command(&["fork", &path, "--count", "3"]);
+    let mut child = command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
+    reader.read_exact(&mut [0; 100]).unwrap();
+    drop(reader);
+    let stderr = Screen::follow(child.stderr.take().unwrap());
+    let status = wait(&mut child, "forks", PATIENCE, || stderr.text());
+    assert_eq!((status.code(), stderr.text()), (Some(141), String::new()));
 }

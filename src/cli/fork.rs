@@ -162,13 +162,15 @@ impl Fork {
             }
             Some(console) => builder = builder.configure(|config| config.console = console.clone()),
             None if saved.console == Console::Stdio => {
-                builder = builder.console_output_fd(lines.add(label)?.into());
+                // Whoever prints the lines tells if nobody takes them.
+                builder = builder.console_output_fd(lines.add(label)?.into()).on_console_lost(|_| {});
             }
             None => {
                 if let Some(name) = super::console::virtio_on_stdio(saved) {
                     let pipe = OwnedFd::from(lines.add(label)?);
                     let streams = Streams { output: Some(Output::of_fd(pipe)), ..Streams::default() };
-                    builder = builder.virtio_device(&name, virtio::console::Console::new(&name, streams)?);
+                    let console = virtio::console::Console::new(&name, streams)?.on_output_lost(|_| {});
+                    builder = builder.virtio_device(&name, console);
                 }
             }
         }
