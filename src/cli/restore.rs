@@ -90,7 +90,10 @@ impl MemoryArgs {
             From::Fault => MemorySource::Fault,
             From::Huge => MemorySource::Huge,
         };
-        let allow = Allow { changed_disks: self.allow.contains(&Difference::ChangedDisks) };
+        let allow = Allow {
+            changed_disks: self.allow.contains(&Difference::ChangedDisks),
+            clock: self.allow.contains(&Difference::Clock),
+        };
         let prefetch = !self.no_prefetch && memory == MemorySource::Map && has_record(snapshot);
         Ok(Restoring { allow, memory, prefetch, ..Restoring::default() })
     }
@@ -151,6 +154,9 @@ fn recording(snapshot: Arc<Snapshot>, after: Span) -> Later {
 enum Difference {
     /// Disks have been written to since.
     ChangedDisks,
+    /// The guest's time-stamp counter goes back, on a KVM that gives guests the host's, as after a reboot of the
+    /// host: so do clocks of the guest's that follow it.
+    Clock,
     /// The snapshot is another user's, who has said which files of this host its machine gets.
     Foreign,
 }

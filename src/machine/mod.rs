@@ -38,6 +38,8 @@ struct Parts {
     /// What memory comes from, where that is a snapshot.
     layers: Option<Arc<Layers>>,
     prefetch: Option<Prefetch>,
+    /// What memory that comes from elsewhere stops the machine by.
+    lifeline: Option<Arc<Lifeline>>,
     basis: Basis,
     control: Arc<Control>,
     /// Until the first start.
@@ -178,6 +180,11 @@ impl Parts {
         all
     }
 
+    /// Whether memory that comes from elsewhere could not be had.
+    fn is_cut(&self) -> bool {
+        self.lifeline.as_ref().is_some_and(|lifeline| lifeline.is_cut())
+    }
+
     fn stop_handle(&self) -> StopHandle {
         StopHandle { control: Arc::clone(&self.control), outbox: Arc::clone(&self.outbox) }
     }
@@ -186,11 +193,12 @@ impl Parts {
         let orderly = self.join();
         self.timeline.mark(Phase::Exit);
         let reason = self.control.take_end().map_or(ExitReason::Stopped, ExitReason::from);
-        Outcome {
-            reason: if orderly { reason } else { ExitReason::Panicked },
-            stats: self.exits(),
-            timeline: Arc::clone(&self.timeline),
-        }
+        let reason = match reason {
+            _ if !orderly => ExitReason::Panicked,
+            _ if self.is_cut() => ExitReason::MemoryLost,
+            reason => reason,
+        };
+        Outcome { reason, stats: self.exits(), timeline: Arc::clone(&self.timeline) }
     }
 }
 
