@@ -161,8 +161,11 @@ fn a_fork_that_cannot_be_is_refused_in_a_line() {
         (vec!["restore", &nothing], 1, "there is no snapshot"),
         (vec!["restore", &file], 1, "is not a directory, and so not a snapshot"),
         (vec!["restore", &file, "--record", "200"], 2, "is no length of time"),
-        (vec!["restore", &file, "--record", "1s", "--memory-from", "huge"], 2, "cannot be used with"),
-        (vec!["restore", &file, "--memory-from", "disk"], 2, "possible values: map, fault, huge"),
+        (vec!["restore", &file, "--record", "1s", "--memory-from", "huge"], 1, "give map or fault"),
+        (vec!["restore", &file, "--record", "1s", "--memory-from", "stream:-"], 1, "give map or fault"),
+        (vec!["restore", &file, "--memory-from", "disk"], 2, "give map, fault, huge or stream:PATH"),
+        (vec!["restore", &file, "--memory-from", "stream:"], 2, "give map, fault, huge or stream:PATH"),
+        (vec!["fork", &file, "--count", "1", "--memory-from", "stream:-"], 1, "is for one machine"),
         (vec!["snapshot", "merge", &nothing, "--to", &nowhere], 1, "there is no snapshot"),
         (vec!["snapshot", "merge", &file, "--to", &nowhere], 1, "is not a directory, and so not a snapshot"),
         (vec!["snapshot", "merge", &file], 2, "--to <NEW>"),
@@ -241,6 +244,13 @@ fn what_a_guest_needs_first_is_recorded() {
     assert_eq!(named.names("snap"), ["memory", "state", "working-set"]);
     assert_eq!(restore(&[], ""), "");
     assert_eq!(restore(&["--memory-from", "fault"], ""), "");
+    // Of memory that comes page by page, just what the guest has touched is recorded.
+    let length = |name: &str| fs::metadata(named.path(name)).unwrap().len();
+    let mapped = length("snap/working-set");
+    fs::remove_file(named.path("snap/working-set")).unwrap();
+    restore(&["--memory-from", "fault", "--record", "50ms"], "recorded ");
+    assert!((30..=2 * mapped).contains(&length("snap/working-set")), "{mapped}");
+    assert_eq!(restore(&[], ""), "");
     fs::write(named.path("snap/working-set"), "no record").unwrap();
     assert_eq!(restore(&["--no-prefetch"], ""), "");
     let said = restore(&[], "");

@@ -199,7 +199,7 @@ fn measure_restore(folder: &Path, memory: Size, rounds: usize) -> anyhow::Result
     let mut pairs = Vec::new();
     for round in 0..rounds + 2 {
         let bantam = bantam(&hypervisor, &path)?;
-        let floor = floor::restore(&kvm, &state, clock.nanoseconds, opened.folder().memory(), len)?;
+        let floor = floor::restore(&kvm, &state, clock.nanoseconds, opened.folder().memory()?, len)?;
         // The first rounds warm up.
         if round >= 2 {
             pairs.push((milliseconds(bantam), milliseconds(floor.took)));
@@ -230,7 +230,7 @@ fn measure_fork(folder: &Path, rounds: usize) -> anyhow::Result<Fork> {
         let before = pss()?;
         let mut timelines = Vec::new();
         let start = Instant::now();
-        let machines = Snapshot::open(&path)?.fork(COPIES, Restoring::default(), |_, builder| {
+        let machines = Snapshot::open(&path)?.fork(COPIES, &Restoring::default(), |_, builder| {
             let timeline = Arc::new(Timeline::default());
             timelines.push(Arc::clone(&timeline));
             builder.timeline(timeline)
@@ -298,7 +298,7 @@ fn measure_diff(folder: &Path, rounds: usize) -> anyhow::Result<Diff> {
 
 /// How long a restored guest takes for its working set, from a cold page cache.
 fn touch(snapshot: &Snapshot, how: Restoring) -> anyhow::Result<(f64, RunningMachine)> {
-    rustix::fs::fadvise(snapshot.folder().memory(), 0, None, rustix::fs::Advice::DontNeed)?;
+    rustix::fs::fadvise(snapshot.folder().memory()?, 0, None, rustix::fs::Advice::DontNeed)?;
     let (keyboard, mut keys) = io::pipe()?;
     let (console, said) = lines();
     let start = Instant::now();
@@ -322,7 +322,10 @@ fn measure_prefetch(folder: &Path, rounds: usize) -> anyhow::Result<Prefetch> {
     for _ in 0..rounds {
         let (lazy, machine) = touch(&snapshot, Restoring::default())?;
         drop(machine);
-        let (prefetched, machine) = touch(&snapshot, Restoring { prefetch: true, ..Restoring::default() })?;
+        let (prefetched, machine) = touch(
+            &snapshot,
+            Restoring { prefetch: snapshot.working_set()?.map(Arc::new), ..Restoring::default() },
+        )?;
         drop(machine);
         pairs.push((lazy, prefetched));
     }
