@@ -46,7 +46,7 @@ fn fork(snapshot: &Snapshot, count: usize) -> Vec<(PausedMachine, Screen, PipeWr
         ends.push((screen.clone(), keys));
         builder.console_input(keyboard).console_output(screen)
     };
-    let machines = snapshot.fork(count, Restoring::default(), attach).unwrap();
+    let machines = snapshot.fork(count, &Restoring::default(), attach).unwrap();
     machines.into_iter().zip(ends).map(|(machine, (screen, keys))| (machine, screen, keys)).collect()
 }
 
@@ -173,7 +173,7 @@ fn assert_nothing_left(
         names
     };
     let (before, counted) = (names(), Counted::now());
-    let error = snapshot.fork(8, Restoring::default(), each).unwrap_err();
+    let error = snapshot.fork(8, &Restoring::default(), each).unwrap_err();
     assert_eq!(error.to_string(), format!("copy {FAILING} of 8, counted from 0, cannot be made"), "{what}");
     let causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());
     let line = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");

@@ -6,10 +6,12 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, pipe};
+use std::process::Stdio;
 
-use common::kvm;
 use common::named::Named;
-use common::process::{Process, start};
+use common::process::{Process, start, wait};
+use common::{PATIENCE, Screen, kvm};
 use serde_json::{Value, json};
 
 impl Named {
@@ -159,8 +161,11 @@ fn a_fork_that_cannot_be_is_refused_in_a_line() {
         (vec!["restore", &nothing], 1, "there is no snapshot"),
         (vec!["restore", &file], 1, "is not a directory, and so not a snapshot"),
         (vec!["restore", &file, "--record", "200"], 2, "is no length of time"),
-        (vec!["restore", &file, "--record", "1s", "--memory-from", "huge"], 2, "cannot be used with"),
-        (vec!["restore", &file, "--memory-from", "disk"], 2, "possible values: map, fault, huge"),
+        (vec!["restore", &file, "--record", "1s", "--memory-from", "huge"], 1, "give map or fault"),
+        (vec!["restore", &file, "--record", "1s", "--memory-from", "stream:-"], 1, "give map or fault"),
+        (vec!["restore", &file, "--memory-from", "disk"], 2, "give map, fault, huge or stream:PATH"),
+        (vec!["restore", &file, "--memory-from", "stream:"], 2, "give map, fault, huge or stream:PATH"),
+        (vec!["fork", &file, "--count", "1", "--memory-from", "stream:-"], 1, "is for one machine"),
         (vec!["snapshot", "merge", &nothing, "--to", &nowhere], 1, "there is no snapshot"),
         (vec!["snapshot", "merge", &file, "--to", &nowhere], 1, "is not a directory, and so not a snapshot"),
         (vec!["snapshot", "merge", &file], 2, "--to <NEW>"),
@@ -239,9 +244,35 @@ fn what_a_guest_needs_first_is_recorded() {
     assert_eq!(named.names("snap"), ["memory", "state", "working-set"]);
     assert_eq!(restore(&[], ""), "");
     assert_eq!(restore(&["--memory-from", "fault"], ""), "");
+    // Of memory that comes page by page, just what the guest has touched is recorded.
+    let length = |name: &str| fs::metadata(named.path(name)).unwrap().len();
+    let mapped = length("snap/working-set");
+    fs::remove_file(named.path("snap/working-set")).unwrap();
+    restore(&["--memory-from", "fault", "--record", "50ms"], "recorded ");
+    assert!((30..=2 * mapped).contains(&length("snap/working-set")), "{mapped}");
+    assert_eq!(restore(&[], ""), "");
     fs::write(named.path("snap/working-set"), "no record").unwrap();
     assert_eq!(restore(&["--no-prefetch"], ""), "");
     let said = restore(&[], "");
     assert!(said.contains("goes on without the record"), "{said}");
     named.done(&["snapshot", "verify", &path]);
+}
+
+#[test]
+fn forks_whose_reader_goes_away_end_quietly() {
+    if kvm().is_none() {
+        return;
+    }
+    let named = Named::new();
+    let path = named.path("snap");
+    named.snapshot("boot flood", "flood 10\r\n", &path);
+    let (mut reader, writer) = pipe().unwrap();
+    let mut command = named.command(&["fork", &path, "--count", "3"]);
+    let mut child = command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
+    reader.read_exact(&mut [0; 100]).unwrap();
+    drop(reader);
+    let stderr = Screen::follow(child.stderr.take().unwrap());
+    let status = wait(&mut child, "forks", PATIENCE, || stderr.text());
+    assert_eq!((status.code(), stderr.text()), (Some(141), String::new()));
 }

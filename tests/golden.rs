@@ -197,8 +197,8 @@ fn golden_snapshots_go_on() {
         bantam::snapshot::verify::verify(snapshot.folder(), &mut common::saving::quiet).unwrap();
         let mut config = snapshot.config();
         move_to(&mut config, folder.path());
-        // The disk's file was made anew.
-        let how = Restoring { allow: Allow { changed_disks: true }, ..Restoring::default() };
+        // The disk's file was made anew, and the host has been started since.
+        let how = Restoring { allow: Allow { changed_disks: true, clock: true }, ..Restoring::default() };
         let (keyboard, keys) = std::io::pipe().unwrap();
         let screen = Screen::default();
         let builder = snapshot.builder(config, how).unwrap().hypervisor(kvm.clone());

@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs::File;
+use std::io::Write;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -20,7 +21,7 @@ use bantam::virtio::Allow;
 use bantam::virtio::block::config::{Disk, EngineKind, Overlay};
 use common::netns::{on_a_tap, packets};
 use common::saving::{Machine, Random, clocks, pause, quiet, save};
-use common::{PATIENCE, Screen, config, kvm, number};
+use common::{PATIENCE, Screen, config, kvm, number, skip};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
 /// The same bytes in other memory.
@@ -145,7 +146,7 @@ fn many_go_on_from_one() {
         let screens: Vec<Screen> = (0..10).map(|_| Screen::default()).collect();
         let how = Restoring { memory, ..Restoring::default() };
         let machines =
-            snapshot.fork(10, how, |index, builder| builder.console_output(screens[index].clone()));
+            snapshot.fork(10, &how, |index, builder| builder.console_output(screens[index].clone()));
         let running: Vec<_> =
             machines.unwrap().into_iter().map(|machine| machine.resume().unwrap()).collect();
         screens.iter().for_each(|screen| screen.wait_for("flood"));
@@ -430,4 +431,47 @@ fn datagrams_come_back_from_machine_after_machine() {
         }
         machine.destroy();
     });
+}
+
+/// A machine that is saved while its memory still comes is saved with what has not come yet.
+#[test]
+fn a_snapshot_waits_for_a_stream() {
+    let Some(kvm) = kvm() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let words = format!("quiet churn every=1 touch=1 span=8M{}", clocks());
+    let machine = Machine::start(&kvm, MachineConfig { memory: Size::mib(16), ..config(&words) });
+    machine.line("churn round=");
+    machine.save(&path("first"), &Options::default());
+    let bytes = std::fs::read(path("first/memory")).unwrap();
+    let (stream, mut sender) = std::io::pipe().unwrap();
+    let snapshot = Snapshot::open_without_memory(&path("first")).unwrap();
+    let builder = match snapshot.builder_of_stream(snapshot.config(), &Restoring::default(), stream) {
+        Ok(builder) => builder,
+        Err(error) => return skip::<()>(&error.to_string()).unwrap_or_default(),
+    };
+    let (first, rest) = bytes.split_at(15 << 20);
+    let machine = std::thread::scope(|scope| {
+        let (begun, waiting) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            sender.write_all(first).unwrap();
+            waiting.recv().unwrap();
+            sender.write_all(rest).unwrap();
+        });
+        let mut paused = builder.hypervisor(kvm.clone()).build().unwrap();
+        let mut progress = |_, _| {
+            // It has begun to write, and the last part is not there.
+            let _ = begun.send(());
+            quiet(0, 0)
+        };
+        let taken = Taken::take(&mut paused, &path("second"), &Options::default(), &mut progress).unwrap();
+        taken.finish(&mut quiet).unwrap();
+        paused
+    });
+    drop(machine);
+    let machine = Machine::restore(&kvm, &path("second"));
+    for _ in 0..4 {
+        machine.line("churn round=");
+    }
+    assert_right(&machine.quit());
 }

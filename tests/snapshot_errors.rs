@@ -300,6 +300,33 @@ fn a_host_whose_counter_has_another_frequency() {
     drop(near.builder(near.config(), Restoring::default()).unwrap().hypervisor(kvm.clone()).build().unwrap());
 }
 
+#[test]
+fn a_counter_that_would_go_back() {
+    let Some(kvm) = kvm() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = saved(&kvm, folder.path());
+    // A host that has run for years.
+    let older = forged_vcpu(&path, |vcpu| {
+        let tsc = vcpu.msrs.iter_mut().find(|entry| entry.index == 0x10).unwrap();
+        tsc.data += 1 << 60;
+    });
+    let build = |allow| {
+        let how = Restoring { allow, ..Restoring::default() };
+        older.builder(older.config(), how).unwrap().hypervisor(kvm.clone()).build()
+    };
+    if kvm.tsc_can_be_set().unwrap() {
+        // It goes on from there.
+        drop(build(Allow::default()).unwrap());
+        return;
+    }
+    let error = build(Allow::default()).unwrap_err();
+    assert!(matches!(error, machine::Error::CounterBack { .. }), "{error:?}");
+    let line = chain(&error);
+    assert!(line.starts_with("the guest's time-stamp counter would go back by "), "{line}");
+    assert!(line.contains("--allow clock"), "{line}");
+    drop(build(Allow { clock: true, ..Allow::default() }).unwrap());
+}
+
 /// What is different about a machine.
 type Change<'a> = &'a dyn Fn(&mut MachineConfig);
 
@@ -374,7 +401,8 @@ fn a_disk_that_was_changed() {
             image.display()
         )
     );
-    let allow = Restoring { allow: Allow { changed_disks: true }, ..Restoring::default() };
+    let allow =
+        Restoring { allow: Allow { changed_disks: true, ..Allow::default() }, ..Restoring::default() };
     drop(snapshot.builder(snapshot.config(), allow).unwrap().hypervisor(kvm.clone()).build().unwrap());
     fs::remove_file(&image).unwrap();
     let line = chain(&refused(&kvm, &snapshot, snapshot.config()));

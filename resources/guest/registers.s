@@ -12,12 +12,7 @@
     .section .text.registers, "ax"
     .globl hold_registers
 hold_registers:
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
+    push_callers
     push rdi
     push rsi
     sub rsp, 16
@@ -110,10 +105,5 @@ hold_next:
     add rsp, 16
     pop rsi
     pop rdi
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop rbp
-    pop rbx
+    pop_callers
     ret

@@ -7,6 +7,24 @@
     .set LAPIC_EOI, 0xfee000b0
     .set UART_IIR, 0x3f8 + 2
 
+# The registers that a function leaves as they are for its caller (System V ABI for AMD64, section 3.2.1).
+    .macro push_callers
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    .endm
+    .macro pop_callers
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    .endm
+
     .section .text.trap, "ax"
 
 # One stub for each exception vector, 16 bytes apart: pushes a zero where the
@@ -49,12 +67,7 @@ report:
 # guarded_call(function, argument, result) -> 1, or 0 if an exception came.
     .globl guarded_call
 guarded_call:
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
+    push_callers
     push rdx
     mov [recover_rsp], rsp
     mov qword ptr [recover_rip], offset guarded_fault
@@ -71,12 +84,7 @@ guarded_fault:
     pop rdx
     xor eax, eax
 guarded_return:
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop rbp
-    pop rbx
+    pop_callers
     ret
 
 # The gate from CPL 3: ring0_call(a, b, c, routine) calls the routine at CPL 0

@@ -61,7 +61,7 @@ fn run(path: &Path) -> anyhow::Result<Duration> {
     let mut timelines = Vec::new();
     let start = Instant::now();
     let machines =
-        Snapshot::open(path)?.fork(usize::try_from(COPIES)?, Restoring::default(), |_, builder| {
+        Snapshot::open(path)?.fork(usize::try_from(COPIES)?, &Restoring::default(), |_, builder| {
             let timeline = Arc::new(Timeline::default());
             timelines.push(Arc::clone(&timeline));
             builder.timeline(timeline)

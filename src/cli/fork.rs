@@ -95,6 +95,7 @@ impl Fork {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let names = self.names()?;
         self.check_console()?;
+        self.memory.check_many()?;
         super::session::raise_descriptor_limit();
         let (snapshot, temporary) = self.source.open(self.max_pause)?;
         // As with one machine: the threads inherit that these signals wait to be fetched.
@@ -127,10 +128,10 @@ impl Fork {
         lines: &mut Lines,
     ) -> anyhow::Result<Vec<PausedMachine>> {
         let saved = snapshot.config();
-        let how = self.memory.restoring(snapshot)?;
+        let how = self.memory.restoring(snapshot, true)?;
         // What goes wrong with one of them is told when the builder is asked for it no more.
         let mut wrong = None;
-        let machines = snapshot.fork(self.count, how, |number, builder| {
+        let machines = snapshot.fork(self.count, &how, |number, builder| {
             let label = label(number, names.get(number).and_then(Option::as_ref));
             self.furnish(builder, &saved, number, label, lines).unwrap_or_else(|error| {
                 wrong.get_or_insert(error);
@@ -162,13 +163,15 @@ impl Fork {
             }
             Some(console) => builder = builder.configure(|config| config.console = console.clone()),
             None if saved.console == Console::Stdio => {
-                builder = builder.console_output_fd(lines.add(label)?.into());
+                // Whoever prints the lines tells if nobody takes them.
+                builder = builder.console_output_fd(lines.add(label)?.into()).on_console_lost(|_| {});
             }
             None => {
                 if let Some(name) = super::console::virtio_on_stdio(saved) {
                     let pipe = OwnedFd::from(lines.add(label)?);
                     let streams = Streams { output: Some(Output::of_fd(pipe)), ..Streams::default() };
-                    builder = builder.virtio_device(&name, virtio::console::Console::new(&name, streams)?);
+                    let console = virtio::console::Console::new(&name, streams)?.on_output_lost(|_| {});
+                    builder = builder.virtio_device(&name, console);
                 }
             }
         }

@@ -23,7 +23,10 @@ impl Report {
     /// Prints them. How the guest ended counts for more than whether somebody can read of it.
     pub(super) fn print(&self, outcome: &Outcome) {
         match outcome.reason {
-            ExitReason::PowerOff | ExitReason::Stopped | ExitReason::DebugExit(_) => {}
+            ExitReason::PowerOff
+            | ExitReason::Stopped
+            | ExitReason::DebugExit(_)
+            | ExitReason::MemoryLost => {}
             ref reason => terminal::note_lines(&reason.to_string()),
         }
         let mut text = String::new();

@@ -30,6 +30,17 @@ pub enum Error {
     Write(#[source] vm_memory::GuestMemoryError),
 }
 
+/// 128 random bits, as no one else has.
+///
+/// # Errors
+/// The host gives no random numbers.
+pub fn random() -> io::Result<[u8; LEN]> {
+    let mut id = [0; LEN];
+    // The kernel gives as few bytes as these at once, or none.
+    getrandom(&mut id, GetRandomFlags::empty())?;
+    Ok(id)
+}
+
 /// The device.
 pub struct VmGenId {
     memory: GuestMemory,
@@ -50,12 +61,7 @@ impl VmGenId {
     /// # Errors
     /// The host has no random numbers; the old id stays.
     pub fn renew(&mut self) -> Result<(), Error> {
-        let mut id = [0; LEN];
-        match getrandom(&mut id, GetRandomFlags::empty()) {
-            Ok(LEN) => {}
-            Ok(_) => return Err(Error::Random(io::ErrorKind::UnexpectedEof.into())),
-            Err(error) => return Err(Error::Random(error.into())),
-        }
+        let id = random().map_err(Error::Random)?;
         self.memory.write_slice(&id, GuestAddress(GENERATION_ID)).map_err(Error::Write)?;
         self.line.pulse();
         Ok(())

@@ -61,6 +61,7 @@ pub(super) fn checks(root: &Root, probes: &Probes) -> Vec<Check> {
         extras(kvm.ok()),
         vcpus(kvm.ok()),
         hypercalls(kvm.ok()),
+        counter(kvm.ok()),
     ]
 }
 
@@ -165,6 +166,21 @@ fn hypercalls(kvm: Option<&Kvm>) -> Check {
     Check::warn(NAME, finding)
         .cost("guests with several vCPUs lock and interrupt the slow way")
         .fix("use a host with VT-x or AMD-V (here guests are offered none)")
+}
+
+fn counter(kvm: Option<&Kvm>) -> Check {
+    const NAME: &str = "time-stamp counter";
+    let Some(kvm) = kvm else { return Check::unknown(NAME, NO_KVM) };
+    match kvm.tsc {
+        Some(true) => Check::ok(NAME, "a guest's can be set"),
+        Some(false) => Check::warn(NAME, "a guest's is the host's, whatever it is set to")
+            .cost(
+                "a guest that is restored sees the time for which it was kept, and is refused after a reboot of \
+                 this host (--allow clock)",
+            )
+            .fix("use a host with VT-x or AMD-V"),
+        None => Check::unknown(NAME, "KVM does not tell whether a guest's can be set"),
+    }
 }
 
 impl Kvm {

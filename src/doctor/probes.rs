@@ -34,6 +34,8 @@ pub(super) struct Kvm {
     pub(super) extensions: Vec<(u32, i32)>,
     /// Whether hypercalls reach KVM; none if the attempt did not end.
     pub(super) hypercalls: Option<bool>,
+    /// Whether a guest's time-stamp counter can be set; none if KVM did not say.
+    pub(super) tsc: Option<bool>,
 }
 
 impl Probes {
@@ -42,6 +44,7 @@ impl Probes {
         let guest = opened.as_ref().ok().map(|hypervisor| speed::measure(hypervisor.clone()));
         let kvm = opened.map(|hypervisor| Kvm {
             extensions: super::kvm::ASKED.map(|cap| (cap, hypervisor.extension(cap))).to_vec(),
+            tsc: hypervisor.tsc_can_be_set().ok(),
             hypercalls: deadline::within(HYPERCALL_LIMIT, move || hypervisor.hypercalls_work()),
         });
         Self {

@@ -48,6 +48,7 @@ pub(super) fn probes() -> Probes {
         kvm: Ok(Kvm {
             extensions: super::kvm::ASKED.map(|cap| (cap, 1024)).to_vec(),
             hypercalls: Some(true),
+            tsc: Some(true),
         }),
         guest: Some(Ok(Mips { cpl0: 2400.0, cpl3: 2500.0 })),
         userfaultfd: Ok(u64::MAX),

@@ -105,6 +105,15 @@ impl Hypervisor {
         *self.inner.hypercalls.get_or_init(|| probe::hypercalls_work(self).unwrap_or(false))
     }
 
+    /// Whether a guest's time-stamp counter goes on from where it is set, measured with a small machine. Where it
+    /// does not, a guest sees the host's.
+    ///
+    /// # Errors
+    /// KVM refuses to make one.
+    pub fn tsc_can_be_set(&self) -> Result<bool, Error> {
+        probe::tsc_can_be_set(self)
+    }
+
     fn msrs_to_save(&self) -> Result<Vec<u32>, Error> {
         let list = self.kvm().get_msr_index_list().map_err(Error::call("KVM_GET_MSR_INDEX_LIST"))?;
         Ok(list.as_slice().to_vec())

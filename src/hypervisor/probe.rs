@@ -18,6 +18,10 @@ const FAULTED: u8 = 0x81;
 /// A hypercall that asks for nothing: KVM answers that it does not know it.
 const NO_HYPERCALL: u64 = 0xffff;
 
+/// Ticks of a counter that has run for years, and what it may go on by meanwhile: minutes.
+const FAR_TICKS: u64 = 1 << 60;
+const NEAR_TICKS: u64 = 1 << 40;
+
 /// The hypercall by the processor vendor's own instruction, then `out`.
 const VMCALL: [u8; 5] = [0x0f, 0x01, 0xc1, 0xe6, RETURNED];
 const VMMCALL: [u8; 5] = [0x0f, 0x01, 0xd9, 0xe6, RETURNED];
@@ -54,4 +58,12 @@ pub(super) fn hypercalls_work(hypervisor: &Hypervisor) -> Result<bool, Error> {
             exit => return Ok(matches!(exit, Exit::PortWrite { port, .. } if port == u16::from(RETURNED))),
         }
     }
+}
+
+/// Whether a counter that is set to where no host's is goes on from there.
+pub(super) fn tsc_can_be_set(hypervisor: &Hypervisor) -> Result<bool, Error> {
+    let Ok(memory) = memory::allocate(Size::mib(1)) else { return Ok(false) };
+    let vcpu = Vm::new(hypervisor, memory)?.create_vcpu(0)?;
+    vcpu.set_tsc(FAR_TICKS)?;
+    Ok(vcpu.tsc()?.is_some_and(|ticks| ticks.abs_diff(FAR_TICKS) < NEAR_TICKS))
 }

@@ -71,7 +71,31 @@ saved! {
     }
 }
 
+impl VcpuState {
+    /// The time-stamp counter, if KVM has told it.
+    #[must_use]
+    pub fn tsc(&self) -> Option<u64> {
+        self.msrs.iter().find(|entry| entry.index == TSC).map(|entry| entry.data)
+    }
+}
+
 impl KvmVcpu {
+    /// The guest's time-stamp counter by now, if KVM tells it.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn tsc(&self) -> Result<Option<u64>, Error> {
+        self.msr(TSC)
+    }
+
+    /// Tells KVM where the guest's time-stamp counter is to go on. It may ignore that.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub(super) fn set_tsc(&self, ticks: u64) -> Result<(), Error> {
+        self.set_msrs(&[kvm_msr_entry { index: TSC, data: ticks, ..Default::default() }])
+    }
+
     /// The vCPU's state. It must be out of the guest, with its last exit complete.
     ///
     /// # Errors

@@ -256,6 +256,7 @@ impl Builder {
             config: self.config,
             layers: None,
             prefetch: None,
+            lifeline: None,
             basis: Basis::default(),
         };
         if let Some(kept) = kept {

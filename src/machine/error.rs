@@ -1,6 +1,7 @@
 //! Why a machine cannot be built, saved or restored.
 
 use std::io;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -116,6 +117,15 @@ pub enum Error {
         saved: u32,
         /// The host's.
         host: u32,
+    },
+    /// The guest would see its time-stamp counter go back.
+    #[error(
+        "the guest's time-stamp counter would go back by {by:?}: this KVM gives guests the host's, which has begun \
+         anew (a reboot), or is another host's; give --allow clock if the guest does not mind"
+    )]
+    CounterBack {
+        /// By how much.
+        by: Duration,
     },
     /// The vCPUs' control cannot be made.
     #[error("cannot make the event descriptor of the machine's end")]

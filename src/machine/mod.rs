@@ -38,6 +38,8 @@ struct Parts {
     /// What memory comes from, where that is a snapshot.
     layers: Option<Arc<Layers>>,
     prefetch: Option<Prefetch>,
+    /// What memory that comes from elsewhere stops the machine by.
+    lifeline: Option<Arc<Lifeline>>,
     basis: Basis,
     control: Arc<Control>,
     /// Until the first start.
@@ -178,6 +180,11 @@ impl Parts {
         all
     }
 
+    /// Whether memory that comes from elsewhere could not be had.
+    fn is_cut(&self) -> bool {
+        self.lifeline.as_ref().is_some_and(|lifeline| lifeline.is_cut())
+    }
+
     fn stop_handle(&self) -> StopHandle {
         StopHandle { control: Arc::clone(&self.control), outbox: Arc::clone(&self.outbox) }
     }
@@ -186,11 +193,12 @@ impl Parts {
         let orderly = self.join();
         self.timeline.mark(Phase::Exit);
         let reason = self.control.take_end().map_or(ExitReason::Stopped, ExitReason::from);
-        Outcome {
-            reason: if orderly { reason } else { ExitReason::Panicked },
-            stats: self.exits(),
-            timeline: Arc::clone(&self.timeline),
-        }
+        let reason = match reason {
+            _ if !orderly => ExitReason::Panicked,
+            _ if self.is_cut() => ExitReason::MemoryLost,
+            reason => reason,
+        };
+        Outcome { reason, stats: self.exits(), timeline: Arc::clone(&self.timeline) }
     }
 }
 
@@ -264,14 +272,6 @@ impl PausedMachine {
         self.parts.vm.track_dirty(on)
     }
 
-    /// The pages that have changed since they were last taken, or since [`Self::track_dirty`].
-    ///
-    /// # Errors
-    /// Changes are not tracked, or KVM refuses; no page is lost.
-    pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
-        self.parts.take_dirty()
-    }
-
     /// Waits until the console's stream has taken all that the guest has sent; [`StopHandle::stop`] ends that
     /// wait. A machine that is dropped may take the last of it along.
     pub fn flush_console(&self) {
@@ -310,15 +310,6 @@ impl RunningMachine {
         } else {
             Err(Box::new(self.parts.end()))
         }
-    }
-
-    /// The pages that have changed, as [`PausedMachine::take_dirty`] gives them. They may change on; then they
-    /// are among the next ones too.
-    ///
-    /// # Errors
-    /// Changes are not tracked, or KVM refuses; no page is lost.
-    pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
-        self.parts.take_dirty()
     }
 
     /// Waits until the machine ends. Where its guest ended it, that is when the console's stream has
@@ -397,6 +388,16 @@ macro_rules! of_both_states {
                     self.parts.basis.since(mark)?;
                     self.parts.take_dirty()?;
                     self.parts.basis.since(mark)
+                }
+
+                /// The pages that have changed since they were last taken, or since
+                /// [`PausedMachine::track_dirty`]. Those of a machine that runs may change on; then they are among
+                /// the next ones too.
+                ///
+                /// # Errors
+                /// Changes are not tracked, or KVM refuses; no page is lost.
+                pub fn take_dirty(&mut self) -> Result<DirtyPages, hypervisor::Error> {
+                    self.parts.take_dirty()
                 }
 
                 /// The names of the virtio devices.

@@ -19,6 +19,8 @@ pub enum ExitReason {
     DebugExit(u32),
     /// Its owner stopped it.
     Stopped,
+    /// A page of its memory could not be had; why has been logged.
+    MemoryLost,
     /// KVM could not run a vCPU on.
     Failed(Box<Failure>),
     /// A vCPU's thread panicked: a defect of this library or of an embedder's device.
@@ -26,12 +28,13 @@ pub enum ExitReason {
 }
 
 impl ExitReason {
-    /// The exit code of a process that ran the machine. Codes of our own are even, those of the
-    /// debug-exit port are odd, as QEMU's `isa-debug-exit` makes them: `(value << 1) | 1`.
+    /// The exit code of a process that ran the machine. Codes of our own are even, but for 1,
+    /// an error of the host's; those of the debug-exit port are odd, as QEMU's `isa-debug-exit` makes them: `(value << 1) | 1`.
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
             Self::PowerOff | Self::Stopped => 0,
+            Self::MemoryLost => 1,
             Self::Reset => 4,
             Self::TripleFault => 6,
             Self::Failed(_) => 8,
@@ -50,6 +53,7 @@ impl ExitReason {
             Self::TripleFault => "triple-fault",
             Self::DebugExit(_) => "debug-exit",
             Self::Stopped => "stopped",
+            Self::MemoryLost => "memory-lost",
             Self::Failed(_) => "failed",
             Self::Panicked => "panicked",
         }
@@ -66,6 +70,7 @@ impl fmt::Display for ExitReason {
                 write!(f, "the guest ended the machine with debug-exit value {value:#x}")
             }
             Self::Stopped => f.write_str("the machine was stopped"),
+            Self::MemoryLost => f.write_str("a part of the machine's memory could not be had"),
             Self::Failed(failure) => FailureReport(failure).fmt(f),
             Self::Panicked => f.write_str("a vCPU's thread panicked"),
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kvm_bindings::{CpuId, kvm_lapic_state};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
@@ -18,10 +19,15 @@ use crate::devices::serial::Serial;
 use crate::hypervisor::{self, KvmVcpu, VcpuState};
 use crate::memory::{DirtyPages, GuestMemory, Layers, Prefetch};
 use crate::state::State;
+use crate::vcpu::Desired;
 use crate::virtio::{self, Allow};
 
 /// How far two time-stamp counters of one frequency may be apart, in millionths: crystals are not better.
 const TSC_TOLERANCE: u64 = 250;
+
+/// How much further a time-stamp counter may be when it is looked at than where it was set, and a rounding error
+/// of KVM's with it.
+const RESTORING: Duration = Duration::from_secs(1);
 
 /// The devices that every machine has, those without state aside.
 pub(super) struct Fixed {
@@ -86,6 +92,10 @@ impl PausedMachine {
     /// All but the virtio devices.
     fn save_fixed(&self) -> Result<State, Error> {
         let Parts { vm, vcpus, fixed, parked, devices, .. } = &self.parts;
+        // What has been read of its memory meanwhile is not what it had.
+        if self.parts.is_cut() {
+            return Err(Error::Cut);
+        }
         if parked.len() != devices.len() {
             return Err(Error::DevicesLost);
         }
@@ -184,6 +194,20 @@ impl Lifeline {
         }
     }
 
+    /// Whether the machine has ended, or is about to.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match &*lock(&self.0) {
+            Life::Unborn => false,
+            Life::Lives(machine) => machine.control.desired() == Desired::Stopped,
+            Life::Cut => true,
+        }
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        matches!(&*lock(&self.0), Life::Cut)
+    }
+
     fn attach(&self, machine: StopHandle) -> Result<(), Error> {
         match &mut *lock(&self.0) {
             Life::Cut => Err(Error::Cut),
@@ -236,6 +260,9 @@ impl Parts {
             check_processor(&vcpu, supported, &saved)?;
             vcpu.restore(&saved)?;
             interrupts.add(&saved.lapic);
+            if index == 0 {
+                check_counter(&vcpu, &saved, allow)?;
+            }
         }
         self.fixed.restore(&mut state)?;
         for device in &mut self.parked {
@@ -254,7 +281,8 @@ impl Parts {
         state.finish()?;
         // The same state may go on elsewhere, too: from its first instruction the guest can tell.
         self.vmgenid.renew()?;
-        lifeline.map_or(Ok(()), |lifeline| lifeline.attach(self.stop_handle()))
+        self.lifeline = lifeline;
+        self.lifeline.as_ref().map_or(Ok(()), |lifeline| lifeline.attach(self.stop_handle()))
     }
 }
 
@@ -302,4 +330,46 @@ fn check_processor(vcpu: &KvmVcpu, supported: &CpuId, saved: &VcpuState) -> Resu
         return Err(Error::TscFrequency { saved: saved.tsc_khz, host });
     }
     Ok(())
+}
+
+/// Whether the guest's time-stamp counter goes on from where it was. KVM may have ignored what it was told, and
+/// give the guest the host's counter: one that is ahead looks as if the guest had been held up, one that has
+/// gone back is a clock that goes back.
+fn check_counter(vcpu: &KvmVcpu, saved: &VcpuState, allow: Allow) -> Result<(), Error> {
+    let (Some(was), Some(is)) = (saved.tsc(), vcpu.tsc()?) else { return Ok(()) };
+    match Counter::of(was, is, saved.tsc_khz) {
+        Counter::GoesOn => {}
+        Counter::Ahead(time) => {
+            log::info!("this KVM gives a guest the host's time-stamp counter: it is ahead by {time:?}");
+        }
+        Counter::Back(by) if allow.clock => {
+            log::warn!("the guest's time-stamp counter has gone back by {by:?}");
+        }
+        Counter::Back(by) => return Err(Error::CounterBack { by }),
+    }
+    Ok(())
+}
+
+/// How a time-stamp counter is to where it was.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Counter {
+    /// As good as there.
+    GoesOn,
+    /// Further, by more than restoring takes.
+    Ahead(Duration),
+    /// Not as far.
+    Back(Duration),
+}
+
+impl Counter {
+    /// A counter that runs at so many kHz.
+    pub(super) fn of(was: u64, is: u64, khz: u32) -> Self {
+        // Where KVM does not know it, it is about this.
+        let khz = if khz == 0 { 1_000_000 } else { khz };
+        match Duration::from_millis(is.abs_diff(was) / u64::from(khz)) {
+            apart if apart <= RESTORING => Self::GoesOn,
+            apart if is > was => Self::Ahead(apart),
+            apart => Self::Back(apart),
+        }
+    }
 }

@@ -1,5 +1,6 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
@@ -219,4 +220,22 @@ fn a_machine_that_takes_too_long_to_save_is_as_it_was() {
     assert!(matches!(machine.save_in_time(late), Err(Error::Basis)));
     assert_eq!(asked.get(), 1);
     assert!(machine.save().unwrap().sections().iter().any(|part| part.id == "disk1"));
+}
+
+#[test]
+fn a_counter_goes_on_is_ahead_or_has_gone_back() {
+    use super::state::Counter;
+    let seconds = |seconds: u64| seconds * 2_500_000_000;
+    for (was, is, expected) in [
+        (seconds(100), seconds(100), Counter::GoesOn),
+        // What restoring takes, and a rounding error.
+        (seconds(100), seconds(101), Counter::GoesOn),
+        (seconds(100), seconds(100) - 3, Counter::GoesOn),
+        (seconds(100), seconds(3700), Counter::Ahead(Duration::from_secs(3600))),
+        (seconds(3700), seconds(100), Counter::Back(Duration::from_secs(3600))),
+        (u64::MAX, 0, Counter::Back(Duration::from_millis(u64::MAX / 2_500_000))),
+    ] {
+        assert_eq!(Counter::of(was, is, 2_500_000), expected, "{was} {is}");
+    }
+    assert_eq!(Counter::of(0, 5_000_000_000, 0), Counter::Ahead(Duration::from_secs(5)));
 }

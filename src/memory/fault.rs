@@ -1,12 +1,15 @@
 //! Guest memory whose pages come when they are touched, from anywhere: by userfaultfd.
 //!
-//! A thread waits for faults, asks a [`PageSource`] for the page, and puts it in. It holds no part of the
+//! A thread waits for faults, asks a [`PageSource`] for the page, and puts it in. Where a [`Stream`] brings the
+//! pages, it puts them in as they come, and whoever has touched one waits for it. It holds no part of the
 //! memory: the kernel says when that is unmapped, and then it ends.
 
+mod stream;
 mod uffd;
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,10 +24,14 @@ use super::layers::{Layers, Source};
 use super::layout::PAGE_SIZE;
 use super::{Error, GuestMemory, GuestSlice, keep_all_private, parts, ranges, size};
 use crate::config::Size;
+pub use stream::Stream;
 use uffd::{Event, Put, Uffd};
 
 /// Milliseconds to the next try for a page while the mapping changes.
 const AGAIN: i32 = 1;
+
+/// Milliseconds to the next look whether a stream is still waited for.
+const LOOK: i32 = 100;
 
 /// Where the pages of a memory come from.
 pub trait PageSource: Send {
@@ -42,7 +49,7 @@ impl PageSource for Layers {
         let file = match self.pieces().get(at).map(|piece| piece.source) {
             Some(Source::File(number)) => self.file(number),
             Some(Source::Zero) => None,
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(Source::Elsewhere) | None => return Err(io::ErrorKind::UnexpectedEof.into()),
         };
         match file {
             Some(file) => file.read_exact_at(page, offset),
@@ -115,6 +122,22 @@ pub fn bring(memory: &GuestMemory, slices: &[GuestSlice<'_>]) -> bool {
 /// # Errors
 /// The host has no room, or does not let this process have a userfaultfd for KVM's faults.
 pub fn serve(size: Size, source: impl PageSource + 'static, failed: Failed) -> Result<GuestMemory, Error> {
+    start(size, Supply::Asked(Box::new(source)), failed)
+}
+
+/// Maps so much guest memory, all of which a stream brings: pages that are touched before they have come by are
+/// waited for. Those that are discarded are zeroes from then on, and stay so. A stream that ends early, or
+/// brings what is not right, is as a source that has an error in [`serve`].
+///
+/// [`Layers::elsewhere`] are the layers of such a memory, for what writes it as an image.
+///
+/// # Errors
+/// As with [`serve`].
+pub fn serve_stream(size: Size, stream: Stream, failed: Failed) -> Result<GuestMemory, Error> {
+    start(size, Supply::Stream(stream), failed)
+}
+
+fn start(size: Size, supply: Supply, failed: Failed) -> Result<GuestMemory, Error> {
     // No huge pages: the kernel would take one for each fault, and give it back.
     let memory = GuestMemory::from_ranges(&ranges(size)?).map_err(|source| Error::Map { size, source })?;
     keep_all_private(&memory)?;
@@ -130,10 +153,11 @@ pub fn serve(size: Size, source: impl PageSource + 'static, failed: Failed) -> R
     }
     let mapped = size.bytes();
     let removed = Pages::new(mapped);
-    let mut pager = Pager { uffd, source, regions, mapped, removed, waiting: Vec::new() };
+    let mut pager = Pager { uffd, supply, regions, mapped, removed, waiting: Vec::new() };
     thread::Builder::new()
         .name("pages".to_owned())
         .spawn(move || {
+            host::leave_signals();
             // A source that panics must not let the guest go on with zeroes either.
             let end = catch_unwind(AssertUnwindSafe(|| pager.run()));
             let end = end.unwrap_or_else(|_| Err((0, io::Error::other("the source of the pages panicked"))));
@@ -148,7 +172,7 @@ pub fn serve(size: Size, source: impl PageSource + 'static, failed: Failed) -> R
     Ok(memory)
 }
 
-/// Has all pages of a memory come that have not yet. One whose pages come from elsewhere than from layers
+/// Has all pages of a memory come that have not yet. One whose pages come from a source that is no layers
 /// needs it before it is written as an image.
 ///
 /// # Errors
@@ -190,10 +214,37 @@ impl Pages {
     }
 }
 
+/// How pages come.
+enum Supply {
+    /// When they are asked for.
+    Asked(Box<dyn PageSource>),
+    /// Of themselves, each once.
+    Stream(Stream),
+}
+
+impl Supply {
+    /// What is readable when pages come of themselves.
+    fn awaits(&self) -> Option<RawFd> {
+        match self {
+            Self::Asked(_) => None,
+            Self::Stream(stream) => stream.awaits(),
+        }
+    }
+
+    /// For how many milliseconds there is nothing to do if nothing happens.
+    fn timeout(&self) -> i32 {
+        match self {
+            Self::Stream(stream) if stream.page().is_some() => AGAIN,
+            Self::Stream(stream) if stream.awaits().is_some() => LOOK,
+            Self::Stream(_) | Self::Asked(_) => -1,
+        }
+    }
+}
+
 /// Puts pages in.
-struct Pager<S> {
+struct Pager {
     uffd: Uffd,
-    source: S,
+    supply: Supply,
     /// Where parts of RAM are in this process: by offset.
     regions: Vec<(u64, Range<u64>)>,
     /// Bytes that are still mapped.
@@ -204,15 +255,17 @@ struct Pager<S> {
     waiting: Vec<u64>,
 }
 
-impl<S: PageSource> Pager<S> {
+impl Pager {
     /// Serves until the memory is no more, or a page cannot be had.
     fn run(&mut self) -> Result<(), (u64, io::Error)> {
         let mut page = vec![0; usize::try_from(PAGE_SIZE).unwrap_or_default()];
         while self.mapped > 0 {
-            let timeout = if self.waiting.is_empty() { -1 } else { AGAIN };
-            for event in self.uffd.events(timeout).map_err(|error| (0, error))? {
+            let timeout = if self.waiting.is_empty() { self.supply.timeout() } else { AGAIN };
+            let events = self.uffd.events(self.supply.awaits(), timeout);
+            for event in events.map_err(|error| (0, error))? {
                 self.note(event);
             }
+            self.pass_on()?;
             for at in std::mem::take(&mut self.waiting) {
                 match self.put(at, &mut page).map_err(|error| (at, error))? {
                     Put::Done => {}
@@ -255,21 +308,58 @@ impl<S: PageSource> Pager<S> {
     }
 
     fn put(&mut self, at: u64, page: &mut [u8]) -> io::Result<Put> {
-        let places = self
-            .regions
-            .iter()
-            .find(|(start, range)| (*start..start + (range.end - range.start)).contains(&at));
-        let Some(address) = places.map(|(start, range)| range.start + (at - start)) else {
-            return Ok(Put::Done);
-        };
-        if !self.removed.has(at) {
-            self.source.read(at, page)?;
-            if page.iter().any(|byte| *byte != 0) {
-                return self.uffd.copy(address, page);
+        let Some(address) = address(&self.regions, at) else { return Ok(Put::Done) };
+        if self.removed.has(at) {
+            return self.uffd.zero(address);
+        }
+        match &mut self.supply {
+            Supply::Asked(source) => {
+                source.read(at, page)?;
+                fill(&self.uffd, address, page)
+            }
+            // It is there, and who waits for it has only to be told.
+            Supply::Stream(stream) if at < stream.position() => self.uffd.zero(address),
+            // Who waits for it goes on when it comes.
+            Supply::Stream(_) => Ok(Put::Done),
+        }
+    }
+
+    /// Puts in what has come of itself, as far as it goes now.
+    fn pass_on(&mut self) -> Result<(), (u64, io::Error)> {
+        let Self { uffd, supply: Supply::Stream(stream), regions, removed, .. } = self else { return Ok(()) };
+        if stream.is_given_up() {
+            return Err((stream.position(), io::Error::other("nobody waits for the stream any more")));
+        }
+        if stream.page().is_none() && stream.awaits().is_some_and(uffd::is_readable) {
+            stream.receive().map_err(|error| (stream.position(), error))?;
+        }
+        while let Some(page) = stream.page() {
+            let at = stream.position();
+            let put = match address(regions, at) {
+                None => Ok(Put::Done),
+                // Somebody may have touched it before that.
+                Some(address) if removed.has(at) => uffd.zero(address),
+                Some(address) => fill(uffd, address, page),
+            };
+            match put.map_err(|error| (at, error))? {
+                Put::Done => stream.advance(),
+                Put::Later => break,
             }
         }
-        self.uffd.zero(address)
+        Ok(())
     }
+}
+
+/// Where the page at an offset in RAM is in this process.
+fn address(regions: &[(u64, Range<u64>)], at: u64) -> Option<u64> {
+    let here =
+        |(start, range): &&(u64, Range<u64>)| (*start..start + (range.end - range.start)).contains(&at);
+    regions.iter().find(here).map(|(start, range)| range.start + (at - start))
+}
+
+/// Puts in a page with these bytes; one of zeroes takes no memory.
+fn fill(uffd: &Uffd, address: u64, page: &[u8]) -> io::Result<Put> {
+    if page.iter().any(|byte| *byte != 0) { uffd.copy(address, page) } else { uffd.zero(address) }
 }
 
 #[cfg(test)]

@@ -60,6 +60,17 @@ impl Pagemap {
     }
 }
 
+/// Leaves the process's signals to its other threads: this one may be older than what they have blocked, and
+/// would end the process by one that they wait for.
+pub(super) fn leave_signals() {
+    // SAFETY: the set is filled before it is read, and both calls take pointers to what lives over them.
+    unsafe {
+        let mut all = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+    }
+}
+
 /// Adds a run to the end of a list, or to its last one where it goes on from there.
 pub(super) fn append(runs: &mut Vec<(u64, u64)>, (first, count): (u64, u64)) {
     match runs.last_mut() {

@@ -43,6 +43,8 @@ pub(super) enum Source {
     File(usize),
     /// No file: they are zeroes.
     Zero,
+    /// No file: they come some other way, and may be anything.
+    Elsewhere,
 }
 
 /// Pages in a row that come from one place.
@@ -109,6 +111,14 @@ impl Layers {
         Ok(Self { size, files, base: base.ok_or(Error::NoBase)?, pieces })
     }
 
+    /// So much memory that comes some other way than from files. Nothing is known of it, and it cannot be made
+    /// from this.
+    #[must_use]
+    pub fn elsewhere(size: Size) -> Self {
+        let piece = Piece { first: 0, count: size.bytes() / PAGE_SIZE, source: Source::Elsewhere };
+        Self { size, files: Vec::new(), base: 0, pieces: vec![piece] }
+    }
+
     /// How much memory it is.
     #[must_use]
     pub fn size(&self) -> Size {
@@ -132,16 +142,20 @@ impl Layers {
         self.files.iter().enumerate().try_for_each(|(number, file)| check_length(number, file, self.size))
     }
 
-    /// The runs of pages, as (first, count), that some file has data for. All others are zeroes.
+    /// The runs of pages, as (first, count), that some file has data for, or that come some other way. All
+    /// others are zeroes.
     pub(super) fn data(&self) -> Result<Vec<(u64, u64)>, Error> {
         self.check_lengths()?;
         let mut runs = Vec::new();
         for piece in &self.pieces {
-            let Source::File(number) = piece.source else { continue };
-            if number != self.base {
-                host::append(&mut runs, (piece.first, piece.count));
-                continue;
-            }
+            let number = match piece.source {
+                Source::File(number) if number == self.base => number,
+                Source::File(_) | Source::Elsewhere => {
+                    host::append(&mut runs, (piece.first, piece.count));
+                    continue;
+                }
+                Source::Zero => continue,
+            };
             let Some(file) = self.file(number) else { continue };
             let found = host::data(file, piece.bytes());
             for data in found.map_err(|source| Error::Layer { layer: number, source })? {
@@ -223,7 +237,7 @@ pub fn restore(layers: &Layers) -> Result<GuestMemory, Error> {
 fn fill(memory: &GuestMemory, layers: &Layers, piece: &Piece, map: bool) -> Result<(), Error> {
     let (number, file) = match piece.source {
         Source::File(number) => (number, layers.file(number)),
-        Source::Zero => (layers.base, None),
+        Source::Zero | Source::Elsewhere => (layers.base, None),
     };
     for (at, slice) in parts(memory, piece.bytes())? {
         match file {

@@ -215,6 +215,7 @@ impl Prefetch {
         let thread = thread::Builder::new()
             .name("prefetch".to_owned())
             .spawn(move || {
+                host::leave_signals();
                 // All of it is advice: without it, pages come when they are touched.
                 let _ = advise(&memory, libc::MADV_RANDOM);
                 let _ = plan.bring_in(&memory, &stopped);

@@ -101,6 +101,11 @@ pub enum Error {
         /// How long it may be.
         allowed: Duration,
     },
+    /// A stream cannot bring the memory of a diff.
+    #[error(
+        "{0} holds only a part of its memory: make it whole with bantam snapshot merge before it is sent as a stream"
+    )]
+    StreamOfDiff(PathBuf),
     /// A machine could not be made out of the snapshot; those before it are gone again.
     #[error("copy {index} of {count}, counted from 0, cannot be made")]
     Fork {

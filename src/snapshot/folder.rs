@@ -56,7 +56,8 @@ pub struct Folder {
     state_len: u64,
     manifest: Manifest,
     state: State,
-    memory: File,
+    /// None of one that was opened without.
+    memory: Option<File>,
 }
 
 impl Folder {
@@ -66,10 +67,22 @@ impl Folder {
     /// # Errors
     /// There is none, it is damaged, or a part of it is missing.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::attempt(path, true)
+    }
+
+    /// The same, but for its memory, which may not be there.
+    ///
+    /// # Errors
+    /// There is none, it is damaged, or another part of it is missing.
+    pub fn open_without_memory(path: &Path) -> Result<Self, Error> {
+        Self::attempt(path, false)
+    }
+
+    fn attempt(path: &Path, has_memory: bool) -> Result<Self, Error> {
         let mut attempt = 1;
         loop {
             let dir = open_dir(path)?;
-            match Self::read(path, &dir) {
+            match Self::read(path, &dir, has_memory) {
                 Err(_) if attempt < ATTEMPTS && !is_at(&dir, path) => attempt += 1,
                 Err(error) => return Err(error),
                 Ok(folder) => return Ok(folder),
@@ -77,7 +90,7 @@ impl Folder {
         }
     }
 
-    fn read(path: &Path, dir: &OwnedFd) -> Result<Self, Error> {
+    fn read(path: &Path, dir: &OwnedFd, has_memory: bool) -> Result<Self, Error> {
         let bytes = read_state(path, dir)?;
         let broken = |source| Error::State { path: path.join(STATE), source };
         let format_version = format::version(&bytes).map_err(broken)?;
@@ -89,7 +102,7 @@ impl Folder {
             (file, found) if found == expected => Ok(file),
             (_, found) => Err(Error::Size { path: path.join(name), expected, found }),
         };
-        let memory = sized(MEMORY, manifest.image.size)?;
+        let memory = has_memory.then(|| sized(MEMORY, manifest.image.size)).transpose()?;
         for copy in &manifest.disks {
             sized(&copy.file, copy.len)?;
         }
@@ -139,9 +152,11 @@ impl Folder {
     }
 
     /// The image of guest memory, for reading; as long as the machine has memory.
-    #[must_use]
-    pub fn memory(&self) -> &File {
-        &self.memory
+    ///
+    /// # Errors
+    /// It was opened without.
+    pub fn memory(&self) -> Result<&File, Error> {
+        self.memory.as_ref().ok_or_else(|| Error::Missing { path: self.path.join(MEMORY) })
     }
 
     /// Opens one of its files for reading: the copy of a disk, of the length that the manifest says.

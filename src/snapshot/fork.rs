@@ -57,14 +57,14 @@ impl Snapshot {
     pub fn fork(
         &self,
         count: usize,
-        how: Restoring,
+        how: &Restoring,
         mut each: impl FnMut(usize, Builder) -> Builder,
     ) -> Result<Vec<PausedMachine>, Error> {
         let hypervisor = Hypervisor::open().map_err(machine::Error::from)?;
         let mut made = Made::default();
         let mut machines = Vec::with_capacity(count);
         for index in 0..count {
-            let machine = self.builder(self.copy_config(index), how).and_then(|builder| {
+            let machine = self.builder(self.copy_config(index), how.clone()).and_then(|builder| {
                 let builder = each(index, builder.hypervisor(hypervisor.clone()));
                 made.note(builder.config());
                 Ok(builder.build()?)

@@ -60,7 +60,7 @@ impl Info {
             format_version: folder.format_version(),
             state_bytes: folder.state_len(),
             // st_blocks counts 512 bytes each, whatever the file system does.
-            memory_bytes_on_disk: folder.memory().metadata().map_err(failed)?.blocks() * 512,
+            memory_bytes_on_disk: folder.memory()?.metadata().map_err(failed)?.blocks() * 512,
             working_set_bytes: working_set.map(|metadata| metadata.len()),
             manifest: folder.manifest().clone(),
             disks_lie_over: folder.stands_on()?,

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::folder;
 use crate::config::MachineConfig;
+use crate::devices::vmgenid;
 use crate::hypervisor::VcpuState;
 use crate::memory::Run;
 use crate::memory::image::CHUNK;
@@ -36,10 +37,7 @@ impl Id {
     /// # Errors
     /// The host gives no random numbers.
     pub fn random() -> io::Result<Self> {
-        let mut bytes = [0; 16];
-        // The kernel gives as few bytes as these at once, or none.
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        Ok(Self(bytes))
+        vmgenid::random().map(Self)
     }
 
     /// The same as a number.

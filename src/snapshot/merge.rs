@@ -27,7 +27,7 @@ impl Snapshot {
             verify(folder, progress)?;
         }
         let memory = draft.file(MEMORY)?;
-        let memory_bytes = image::merge(self.layers(), &memory, progress)?;
+        let memory_bytes = image::merge(self.layers()?, &memory, progress)?;
         let copies = self.manifest().disks.iter().map(|copy| copy.file.as_str());
         let copies = copies.map(|name| Ok((name, folder.file(name)?)));
         let set = folder.working_set().transpose().map(|set| Ok((WORKING_SET, set?)));

@@ -1,13 +1,16 @@
 //! A snapshot into a machine.
 
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::Error;
-use super::folder::{Folder, WORKING_SET};
+use super::folder::{self, Folder, MEMORY, WORKING_SET};
 use super::manifest::Manifest;
 use crate::config::MachineConfig;
 use crate::machine::{Builder, Kept, Lifeline, RunningMachine};
+use crate::memory::fault::{self, Failed, Stream};
 use crate::memory::{self, GuestMemory, Layer, Layers, Prefetch, WorkingSet};
 use crate::virtio::Allow;
 use crate::virtio::block::config::{Disk, Format, Overlay};
@@ -17,7 +20,8 @@ use crate::virtio::block::config::{Disk, Format, Overlay};
 pub struct Snapshot {
     folder: Folder,
     bases: Vec<Folder>,
-    layers: Arc<Layers>,
+    /// None of one that was opened without its memory.
+    layers: Option<Arc<Layers>>,
 }
 
 /// How a machine comes to its memory.
@@ -33,15 +37,17 @@ pub enum MemorySource {
 }
 
 /// How a machine goes on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Restoring {
     /// What may differ.
     pub allow: Allow,
     /// How it comes to its memory.
     pub memory: MemorySource,
-    /// The pages that were recorded as those that are needed first are brought in ahead of the guest.
-    pub prefetch: bool,
-    /// What the guest touches is watched, so that [`Snapshot::record`] can record it.
+    /// These pages of mapped memory are brought in ahead of the guest: [`Snapshot::working_set`] gives those that
+    /// were recorded.
+    pub prefetch: Option<Arc<WorkingSet>>,
+    /// What the guest touches is watched, so that [`Snapshot::record`] can record it. Not of memory that comes
+    /// whether it is touched or not.
     pub record: bool,
     /// Changes of memory are tracked, so that a snapshot can be a diff to this one.
     pub track: bool,
@@ -59,10 +65,24 @@ impl Snapshot {
         let mut layers = Vec::new();
         for folder in bases.iter().rev().chain([&folder]) {
             let runs = folder.manifest().image.runs.clone();
-            layers.push(Layer { file: folder.memory().try_clone().map_err(Error::Descriptor)?, runs });
+            layers.push(Layer { file: folder.memory()?.try_clone().map_err(Error::Descriptor)?, runs });
         }
-        let layers = Arc::new(Layers::new(folder.manifest().config.memory, layers)?);
+        let layers = Some(Arc::new(Layers::new(folder.manifest().config.memory, layers)?));
         Ok(Self { folder, bases, layers })
+    }
+
+    /// Opens the snapshot at this path, but for its memory, which may not be there: for
+    /// [`Self::builder_of_stream`].
+    ///
+    /// # Errors
+    /// There is none, another part of it is missing, its state is damaged, or it has not all of its memory
+    /// itself.
+    pub fn open_without_memory(path: &Path) -> Result<Self, Error> {
+        let folder = Folder::open_without_memory(path)?;
+        if folder.manifest().base.is_some() {
+            return Err(Error::StreamOfDiff(path.to_owned()));
+        }
+        Ok(Self { folder, bases: Vec::new(), layers: None })
     }
 
     /// Its directory, and what is in it.
@@ -78,8 +98,11 @@ impl Snapshot {
     }
 
     /// What its memory comes to.
-    pub(super) fn layers(&self) -> &Layers {
-        &self.layers
+    pub(super) fn layers(&self) -> Result<&Arc<Layers>, Error> {
+        match &self.layers {
+            Some(layers) => Ok(layers),
+            None => Err(Error::Folder(folder::Error::Missing { path: self.folder.path().join(MEMORY) })),
+        }
     }
 
     /// What it says of itself.
@@ -111,43 +134,63 @@ impl Snapshot {
     /// The memory cannot be mapped.
     pub fn builder(&self, config: MachineConfig, how: Restoring) -> Result<Builder, Error> {
         let lifeline = Arc::new(Lifeline::default());
-        let is_mapped = how.memory == MemorySource::Map;
+        let layers = self.layers()?;
         let memory = match how.memory {
-            MemorySource::Map => memory::restore(&self.layers)?,
-            MemorySource::Huge => memory::restore_huge(&self.layers)?,
-            MemorySource::Fault => self.fault_in(&lifeline)?,
+            MemorySource::Map => memory::restore(layers)?,
+            MemorySource::Huge => memory::restore_huge(layers)?,
+            MemorySource::Fault => {
+                fault::serve(layers.size(), Layers::clone(layers), lost(Arc::clone(&lifeline)))?
+            }
         };
-        if how.record && is_mapped {
-            WorkingSet::watch(&memory, &self.layers)?;
+        let mut prefetch = None;
+        if how.memory == MemorySource::Map {
+            if how.record {
+                WorkingSet::watch(&memory, layers)?;
+            }
+            // It is a help and no more: a machine goes on without it.
+            prefetch = how.prefetch.as_ref().and_then(|set| {
+                let started = Prefetch::start(&memory, layers, set);
+                started.inspect_err(|error| log::warn!("nothing is brought in ahead: {error}")).ok()
+            });
         }
-        let set = if how.prefetch && is_mapped { self.working_set()? } else { None };
-        // It is a help and no more: a machine goes on without it.
-        let prefetch = set.and_then(|set| {
-            let started = Prefetch::start(&memory, &self.layers, &set);
-            started.inspect_err(|error| log::warn!("nothing is brought in ahead: {error}")).ok()
-        });
-        let kept = Kept {
+        // Pages that have not been touched are not in memory: a snapshot of it has them from there.
+        let layers = (how.memory != MemorySource::Huge).then(|| Arc::clone(layers));
+        Ok(self.restore(config, &how, Memory { memory, layers, prefetch, lifeline }))
+    }
+
+    /// The same, of a machine whose memory a stream brings: the bytes of the snapshot's `memory`, from the first
+    /// to the last. It begins at once, and waits for a page that it touches until that has come by. What comes is
+    /// looked at against the checksums that were saved, a MiB at a time, before the machine has any of it. A
+    /// stream that is not the snapshot's, or has an end before its time, is the machine's.
+    ///
+    /// # Errors
+    /// The host does not let this process serve pages.
+    pub fn builder_of_stream(
+        &self,
+        config: MachineConfig,
+        how: &Restoring,
+        stream: impl Read + AsFd + Send + 'static,
+    ) -> Result<Builder, Error> {
+        let lifeline = Arc::new(Lifeline::default());
+        let Manifest { config: MachineConfig { memory: size, .. }, image, .. } = self.manifest();
+        let machine = Arc::clone(&lifeline);
+        let stream = Stream::new(stream, *size, image.chunks.clone(), move || machine.has_ended());
+        let memory = fault::serve_stream(*size, stream, lost(Arc::clone(&lifeline)))?;
+        let layers = Some(Arc::new(Layers::elsewhere(*size)));
+        Ok(self.restore(config, how, Memory { memory, layers, prefetch: None, lifeline }))
+    }
+
+    fn restore(&self, config: MachineConfig, how: &Restoring, memory: Memory) -> Builder {
+        let Memory { memory, layers, prefetch, lifeline } = memory;
+        Builder::new(config).restore(Kept {
             memory,
-            // Pages that have not been touched are not in memory: a snapshot of it has them from there.
-            layers: (how.memory != MemorySource::Huge).then(|| Arc::clone(&self.layers)),
+            layers,
             state: self.folder.state().clone(),
             allow: how.allow,
             track_since: how.track.then(|| self.manifest().id.number()),
             prefetch,
             lifeline: Some(lifeline),
-        };
-        Ok(Builder::new(config).restore(kept))
-    }
-
-    /// Memory whose pages come when they are touched. A page that cannot be had is the machine's end.
-    fn fault_in(&self, lifeline: &Arc<Lifeline>) -> Result<GuestMemory, Error> {
-        let lifeline = Arc::clone(lifeline);
-        let failed = move |at, error| {
-            lifeline.cut();
-            log::error!("the machine is stopped: its memory at {at:#x} cannot be had: {error}");
-        };
-        let layers = Layers::clone(&self.layers);
-        Ok(memory::fault::serve(self.layers.size(), layers, Box::new(failed))?)
+        })
     }
 
     /// The pages that were recorded, if they were.
@@ -166,7 +209,7 @@ impl Snapshot {
     /// # Errors
     /// The host does not say, or the record cannot be written.
     pub fn record(&self, machine: &RunningMachine) -> Result<WorkingSet, Error> {
-        let set = WorkingSet::record(machine.memory(), &self.layers)?;
+        let set = WorkingSet::record(machine.memory(), self.layers()?)?;
         set.save(&self.folder.path().join(WORKING_SET))?;
         Ok(set)
     }
@@ -185,6 +228,25 @@ fn check_copies(folder: &Folder) -> Result<(), Error> {
         }
         None => Ok(()),
     }
+}
+
+/// A machine's memory, and what has to do with where it comes from.
+struct Memory {
+    memory: GuestMemory,
+    layers: Option<Arc<Layers>>,
+    prefetch: Option<Prefetch>,
+    lifeline: Arc<Lifeline>,
+}
+
+/// A page that cannot be had is the machine's end.
+fn lost(lifeline: Arc<Lifeline>) -> Failed {
+    Box::new(move |at, error: io::Error| {
+        if lifeline.has_ended() {
+            return log::debug!("memory from {at:#x} on is not waited for: {error}");
+        }
+        lifeline.cut();
+        log::error!("the machine is stopped: its memory at {at:#x} cannot be had: {error}");
+    })
 }
 
 #[cfg(test)]

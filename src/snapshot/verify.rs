@@ -58,7 +58,7 @@ pub enum Error {
 /// The first thing that is wrong.
 pub fn verify(folder: &Folder, progress: Progress<'_>) -> Result<(), Error> {
     let manifest = folder.manifest();
-    if let Some(chunk) = image::verify(folder.memory(), &manifest.image.chunks, progress)? {
+    if let Some(chunk) = image::verify(folder.memory()?, &manifest.image.chunks, progress)? {
         let at = chunk * image::CHUNK;
         let len = image::CHUNK.min(manifest.image.size.saturating_sub(at));
         return Err(Error::Memory { path: folder.path().join(MEMORY), at, len });

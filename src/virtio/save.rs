@@ -84,6 +84,8 @@ pub enum SaveError {
 pub struct Allow {
     /// Disks that were changed since. What the guest knows of them from before may be wrong then.
     pub changed_disks: bool,
+    /// A time-stamp counter that has gone back, where KVM gives a guest the host's.
+    pub clock: bool,
 }
 
 /// What a device is restored from.

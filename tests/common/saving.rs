@@ -11,9 +11,6 @@ use bantam::hypervisor::Hypervisor;
 use bantam::machine::{Builder, ExitReason, PausedMachine, RunningMachine};
 use bantam::snapshot::{Options, Restoring, Saved, Snapshot, Taken, save_running};
 
-use kvm_bindings::{Msrs, kvm_msr_entry};
-use kvm_ioctls::Kvm;
-
 use super::{Screen, watched};
 
 /// A machine that runs, what its console sends, and its keyboard.
@@ -128,13 +125,7 @@ impl Random {
 /// Whether this KVM gives a guest a time-stamp counter of its own. If not, the host's goes on while a machine
 /// is kept, and with it the clock of a Linux that has chosen it.
 pub fn tsc_can_be_set() -> bool {
-    const FAR: u64 = 1 << 50;
-    let entry = kvm_msr_entry { index: 0x10, data: FAR, ..Default::default() };
-    let mut msrs = Msrs::from_entries(&[entry]).unwrap();
-    let vcpu = Kvm::new().unwrap().create_vm().unwrap().create_vcpu(0).unwrap();
-    vcpu.set_msrs(&msrs).unwrap();
-    vcpu.get_msrs(&mut msrs).unwrap();
-    msrs.as_slice()[0].data.abs_diff(FAR) < 1 << 40
+    Hypervisor::open().unwrap().tsc_can_be_set().unwrap()
 }
 
 /// A word for churn: kvm-clock follows the time-stamp counter, and where that cannot be set, a guest that goes on

@@ -63,7 +63,7 @@ impl Saved {
         Ok(Self {
             vcpu: folder.state().get("vcpu0")?,
             clock: folder.state().get("machine")?,
-            memory: folder.memory().try_clone()?,
+            memory: folder.memory()?.try_clone()?,
             len: usize::try_from(opened.config().memory.bytes())?,
         })
     }

@@ -2,6 +2,7 @@
 //! ahead.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -38,7 +39,7 @@ fn spread_over(setup: &Setup, spread: u32, progress: Progress<'_>) -> anyhow::Re
 
     let id = format!("restore/working-set@spread{spread}");
     let title = format!(
-        "opening a snapshot until its guest has read 64 MiB, scattered over {} MiB, from a cold page cache",
+        "restoring until the guest has read 64 MiB, scattered over {} MiB, from a cold page cache",
         64 * spread
     );
     let figure = Figure::lower(&id, title, Unit::Nanoseconds).on(
@@ -47,7 +48,8 @@ fn spread_over(setup: &Setup, spread: u32, progress: Progress<'_>) -> anyhow::Re
         spread.into(),
     );
     let mut contest = Contest::new(vec![figure], 0, setup.rounds(2, 8));
-    let once = |prefetch| {
+    let once = |prefetch: bool| {
+        let prefetch = if prefetch { snapshot.working_set()?.map(Arc::new) } else { None };
         let (took, _machine) = touch(&snapshot, Restoring { prefetch, ..Restoring::default() })?;
         Ok(vec![(id.clone(), nanoseconds(took))])
     };
@@ -64,7 +66,7 @@ fn spread_over(setup: &Setup, spread: u32, progress: Progress<'_>) -> anyhow::Re
 
 /// How long a restored guest takes for its working set.
 fn touch(snapshot: &Snapshot, how: Restoring) -> anyhow::Result<(Duration, RunningMachine)> {
-    rustix::fs::fadvise(snapshot.folder().memory(), 0, None, rustix::fs::Advice::DontNeed)
+    rustix::fs::fadvise(snapshot.folder().memory()?, 0, None, rustix::fs::Advice::DontNeed)
         .context("the page cache cannot be emptied")?;
     let (keyboard, mut keys) = io::pipe()?;
     let (console, mut said) = inside::console();

@@ -110,6 +110,7 @@ fn vcpus_are_bounded_by_kvm_and_by_the_configuration() {
     let of = |advised, most| Kvm {
         extensions: vec![(KVM_CAP_NR_VCPUS, advised), (KVM_CAP_MAX_VCPUS, most)],
         hypercalls: None,
+        tsc: None,
     };
     assert_check(
         &vcpus(Some(&of(8, 1024))),
@@ -124,9 +125,18 @@ fn vcpus_are_bounded_by_kvm_and_by_the_configuration() {
 
 #[test]
 fn hypercalls_work_or_fail_or_hang() {
-    let of = |hypercalls| super::hypercalls(Some(&Kvm { extensions: Vec::new(), hypercalls }));
+    let of = |hypercalls| super::hypercalls(Some(&Kvm { extensions: Vec::new(), hypercalls, tsc: None }));
     assert_check(&of(Some(true)), Status::Ok, "reach KVM", "");
     assert_check(&of(Some(false)), Status::Warn, "do not reach", "VT-x");
     assert_check(&of(None), Status::Warn, "did not come back", "VT-x");
     assert_check(&super::hypercalls(None), Status::Unknown, "not asked", "");
+}
+
+#[test]
+fn a_guests_counter_is_its_own_or_the_hosts() {
+    let of = |tsc| counter(Some(&Kvm { extensions: Vec::new(), hypercalls: None, tsc }));
+    assert_check(&of(Some(true)), Status::Ok, "can be set", "");
+    assert_check(&of(Some(false)), Status::Warn, "the host's", "VT-x");
+    assert_check(&of(None), Status::Unknown, "does not tell", "");
+    assert_check(&counter(None), Status::Unknown, "not asked", "");
 }

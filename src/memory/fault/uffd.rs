@@ -110,12 +110,12 @@ impl Uffd {
         }
     }
 
-    /// Waits for events, at most so many milliseconds, or until there are some if that is -1.
-    pub(super) fn events(&self, timeout: i32) -> io::Result<Vec<Event>> {
-        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    /// Waits for events, or for another descriptor to be readable: at most so many milliseconds, or for ever if
+    /// that is -1.
+    pub(super) fn events(&self, other: Option<RawFd>, timeout: i32) -> io::Result<Vec<Event>> {
         let mut buffer = [0; MESSAGE * MESSAGES];
-        // SAFETY: there is one such structure, which lives over the call.
-        if unsafe { libc::poll(&raw mut poll, 1, timeout) } < 0 {
+        // A descriptor of -1 is none.
+        if poll([self.0.as_raw_fd(), other.unwrap_or(-1)], timeout) < 0 {
             return none_yet(Vec::new());
         }
         // SAFETY: the buffer is that long, and lives over the call.
@@ -136,6 +136,18 @@ impl Uffd {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Whether something can be read from a descriptor now, its end included.
+pub(super) fn is_readable(fd: RawFd) -> bool {
+    poll([fd], 0) > 0
+}
+
+/// poll(2) for what is to be read, for so many milliseconds.
+fn poll<const N: usize>(fds: [RawFd; N], timeout: i32) -> i32 {
+    let mut fds = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    // SAFETY: there are so many structures, which live over the call.
+    unsafe { libc::poll(fds.as_mut_ptr(), N as libc::nfds_t, timeout) }
 }
 
 /// Nothing, if that is what the last call says, and else its error.

@@ -22,7 +22,7 @@ fn names(path: &Path) -> Vec<String> {
 
 fn first_byte(folder: &Folder) -> u8 {
     let mut byte = [0];
-    folder.memory().read_exact_at(&mut byte, 0).unwrap();
+    folder.memory().unwrap().read_exact_at(&mut byte, 0).unwrap();
     byte[0]
 }
 
@@ -61,7 +61,7 @@ fn what_is_saved_is_opened() {
     assert_eq!(first_byte(&folder), 3);
     assert_eq!(folder.file("disk0.qcow2").unwrap().metadata().unwrap().len(), 0);
     assert!(folder.bases().unwrap().is_empty());
-    assert!(folder.memory().write_at(&[1], 0).is_err());
+    assert!(folder.memory().unwrap().write_at(&[1], 0).is_err());
     assert_eq!(names(dir.path()), ["snap"]);
     assert_eq!(names(&path), ["disk0.qcow2", "memory", "state"]);
     // What was in the guest's memory is nobody else's business.

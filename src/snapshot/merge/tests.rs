@@ -42,7 +42,7 @@ fn save_diff(path: &Path, base: &Path) {
 
 fn byte(folder: &Folder, at: u64) -> u8 {
     let mut byte = [0];
-    folder.memory().read_exact_at(&mut byte, at).unwrap();
+    folder.memory().unwrap().read_exact_at(&mut byte, at).unwrap();
     byte[0]
 }
 

@@ -151,7 +151,7 @@ fn hostile_states(
             sections[index] = bad;
             let device = make();
             latest += 1;
-            let allow = Allow { changed_disks: true };
+            let allow = Allow { changed_disks: true, ..Allow::default() };
             let Ok(mut heir) = driver.heir(device, memory.clone(), sections.into_iter().collect(), allow)
             else {
                 refused += 1;

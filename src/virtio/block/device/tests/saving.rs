@@ -23,7 +23,7 @@ fn save(driver: &mut GuestDriver) -> Saved {
     std::thread::sleep(Duration::from_millis(20));
     let memory = testing::copy(&driver.memory);
     let other = image().1.open(&PLACE).unwrap();
-    let allow = Allow { changed_disks: true };
+    let allow = Allow { changed_disks: true, ..Allow::default() };
     let other = driver.heir(other, memory.clone(), state.clone(), allow).unwrap();
     Saved { driver: other, state, memory }
 }
@@ -55,7 +55,7 @@ impl Saved {
 
 #[test]
 fn a_disk_that_was_changed_since_is_refused_unless_that_is_allowed() {
-    let allow = Allow { changed_disks: true };
+    let allow = Allow { changed_disks: true, ..Allow::default() };
     for engine in ENGINES {
         let (folder, disk) = image();
         let disk = Disk { engine, ..disk };
