@@ -61,15 +61,16 @@ static void meminfo(uint64_t *total, uint64_t *unused)
 	*unused = values[1];
 }
 
-// The memory's size at the start, each time it has changed by a step and stands still, and at the end.
+// The memory's size at the start, each time it has changed by a step and stands still, and at the end: when the size is
+// again what it was, or the time is up.
 int memory(int count, char **words)
 {
 	uint64_t seconds = number(count, words, 0, 10), step = number(count, words, 1, 1024), started = now();
-	uint64_t total, unused, said, before;
+	uint64_t total, unused, first, said, before;
 
 	meminfo(&total, &unused);
 	printf("memory at=start total=%llu free=%llu KiB\n", (long long)total, (long long)unused);
-	said = before = total;
+	first = said = before = total;
 	while (now() - started < seconds * 1000) {
 		uint64_t change;
 
@@ -79,6 +80,8 @@ int memory(int count, char **words)
 		if (change >= step && total == before) {
 			printf("memory at=change total=%llu free=%llu KiB\n", (long long)total, (long long)unused);
 			said = total;
+			if (total == first)
+				break;
 		}
 		before = total;
 	}
