@@ -7,7 +7,6 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::{ErrorKind, PipeWriter, Read, Write, pipe};
 use std::net::TcpListener;
 use std::ops::ControlFlow;
@@ -19,16 +18,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use bantam::config::{Devices, MachineConfig, Size, parse_options};
 use bantam::hypervisor::Hypervisor;
 use bantam::machine::{Builder, ExitReason, RunningMachine};
 use bantam::snapshot::{Options, Restoring, Snapshot, Taken, save_running};
-use common::linux::{CMDLINE, PATIENCE, linux};
+use common::booted::{Booted, jobs, with_booted_on_a_network};
+use common::linux::{PATIENCE, linux, root};
 use common::live::word;
-use common::netns::{in_network_of_its_own, ip};
+use common::netns::ip;
 use common::peer::sum;
 use common::saving::tsc_can_be_set;
-use common::{Screen, config, kvm, number, skip, watched_for};
+use common::{Screen, kvm, number, skip, watched_for};
 
 /// At how many instants a machine is saved.
 const INSTANTS: usize = 10;
@@ -96,6 +95,12 @@ impl Machine {
         machine
     }
 
+    /// The guest had run for so long when this machine was started, or less.
+    fn count_from(&mut self, ran: Duration) {
+        self.ran = ran;
+        self.began = self.since - ran;
+    }
+
     /// How long the guest has run, no less; with the time that it was kept, where its clock cannot stand
     /// still then.
     fn ran(&self, stands_still: bool) -> Duration {
@@ -149,14 +154,19 @@ fn works(said: &str, cpus: u64) -> bool {
         && from("identity random=") >= 1
 }
 
+/// The guest has learned that it is a copy, and has told its random numbers since.
+fn knows_that_it_is_a_copy(said: &str) -> bool {
+    let since = said.split_once(FORKED).and_then(|(_, rest)| rest.split_once("identity random="));
+    since.is_some_and(|(_, rest)| rest.contains('\n'))
+}
+
 /// [`works`], of a guest that goes on from a snapshot: that it is a copy is known to it, and its connection
 /// over vsock is a new one.
 fn goes_on(said: &str, cpus: u64, tcp: bool) -> bool {
     let new = said.split_once(&format!("{VSOCK}connected\r\n"));
-    let identity = said.split_once(FORKED);
     let talks = format!("{VSOCK}answered=");
     new.is_some_and(|(_, rest)| rest.contains(&talks) && rest.rsplit(&talks).next().unwrap().contains('\n'))
-        && identity.is_some_and(|(_, rest)| rest.contains("identity random="))
+        && knows_that_it_is_a_copy(said)
         && works(&if tcp { said.to_owned() } else { format!("{TCP}answered=\n{said}") }, cpus)
 }
 
@@ -235,12 +245,17 @@ impl Said {
         }
     }
 
-    /// The guest knows of as many restores, it got no random number twice, and no more time has gone by for it
-    /// than it has run.
-    fn check(&self, text: &str, restores: usize, ran: Duration) {
-        assert_eq!((self.forks, self.lost[1]), (restores, restores), "in:\n{text}");
+    /// The time since the guest's boot, by its own clock.
+    fn uptime(&self) -> Duration {
+        self.rounds.values().map(|(_, uptime, _)| Duration::from_millis(*uptime)).max().unwrap()
+    }
+
+    /// The guest knows of as many copies and has lost its connection over vsock as often, it got no random
+    /// number twice, and no more time has gone by for it than it has run.
+    fn check(&self, text: &str, copies_and_losses: [usize; 2], ran: Duration) {
+        assert_eq!([self.forks, self.lost[1]], copies_and_losses, "in:\n{text}");
         assert_eq!(self.random.iter().collect::<BTreeSet<_>>().len(), self.random.len(), "{:?}", self.random);
-        let uptime = self.rounds.values().map(|(_, uptime, _)| Duration::from_millis(*uptime)).max().unwrap();
+        let uptime = self.uptime();
         println!("up for {uptime:?} by the guest's clock, has run for {ran:?}");
         assert!(uptime <= ran && uptime > ran / 2, "up for {uptime:?} after {ran:?}:\n{text}");
     }
@@ -274,33 +289,10 @@ fn serve<T: Read + Write + Send + 'static>(
     count
 }
 
-/// A guest that is busy with memory, a disk, a network and vsock.
-fn busy(linux: &Path, folder: &Path, cpus: u32) -> MachineConfig {
-    let base = folder.join("root.ext4");
-    fs::copy(linux.join("root.ext4"), &base).unwrap();
-    let disk = format!("path={},overlay={}", base.display(), folder.join("over.qcow2").display());
-    let vsock = format!("cid=3,uds={}", folder.join("v").display());
-    let settings = "quiet bantam.init=devices bantam.jobs=busy";
-    MachineConfig {
-        cpus,
-        memory: Size::mib(32),
-        kernel: Some(linux.join("vmlinux")),
-        initrd: Some(linux.join("devices.cpio")),
-        devices: Devices {
-            disk: vec![parse_options(&disk).unwrap()],
-            net: vec![parse_options("tap=tap0,mac=02:00:00:00:00:05").unwrap()],
-            vsock: vec![parse_options(&vsock).unwrap()],
-            entropy: vec![parse_options("").unwrap()],
-            ..Devices::default()
-        },
-        ..config(&format!("{settings} {}", CMDLINE.trim().replace("noreplace-smp", "")))
-    }
-}
-
-/// One guest in a row of machines: each is saved at a random instant, and the next goes on from the files. The
+/// One guest in a row of machines, busy with memory, a disk, a network and vsock: each is saved at a random instant, and the next goes on from the files. The
 /// host's end of the TCP connection notices nothing. Then copies of the first snapshot and of one that was
 /// taken of a running machine: for them that connection's other end is ahead.
-fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, cpus: u32) {
+fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, booted: &Booted, cpus: u32) {
     let folder = tempfile::tempdir().unwrap();
     ip("tuntap add tap0 mode tap vnet_hdr");
     ip("addr add 10.0.0.1/24 dev tap0");
@@ -319,11 +311,14 @@ fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, cpus: u32) {
 
     let stands_still = tsc_can_be_set();
     println!("the time-stamp counter can be set: {stands_still}");
-    let booting = Instant::now();
-    let builder = Builder::new(busy(linux, folder.path(), cpus));
+    let (base, overlay) = (root(linux, folder.path()), folder.path().join("over.qcow2"));
+    let disk = format!("path={},overlay={}", base.display(), overlay.display());
+    let builder = booted.builder(folder.path(), &disk, Some("tap0"));
     let mut machine = Machine::start(kvm, builder, None);
-    machine.screen.wait_until("work", PATIENCE, |said| works(said, vcpus));
-    println!("booted and at work in {:?}", booting.elapsed());
+    machine.keys.write_all(format!("{}\n", jobs("busy", "")).as_bytes()).unwrap();
+    machine.screen.wait_until("work", PATIENCE, |said| works(said, vcpus) && knows_that_it_is_a_copy(said));
+    println!("at work in {:?}", machine.since.elapsed());
+    machine.count_from(Said::of(&machine.screen.text()).uptime());
     let mut saves: Vec<Saved> = Vec::new();
     for instant in 1..=INSTANTS {
         thread::sleep(Duration::from_micros(next(&mut random) % 1_000_000));
@@ -334,7 +329,7 @@ fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, cpus: u32) {
         println!("instant {instant}: goes on, as seen {:?} after the start", machine.since.elapsed());
         let text = format!("{}{}", saved.text, machine.screen.text());
         let said = Said::of(&text);
-        said.check(&text, instant, machine.ran(stands_still));
+        said.check(&text, [instant + 1, instant], machine.ran(stands_still));
         assert_eq!((said.connected, said.lost[0]), ([1, instant + 1], 0), "in:\n{text}");
         saves.push(saved);
     }
@@ -346,7 +341,7 @@ fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, cpus: u32) {
     machine.screen.wait_until("going on meanwhile", PATIENCE, more);
     let text = saves.last().unwrap().text.clone() + &machine.screen.text();
     let said = Said::of(&text);
-    said.check(&text, INSTANTS, machine.ran(stands_still));
+    said.check(&text, [INSTANTS + 1, INSTANTS], machine.ran(stands_still));
     assert_eq!((said.connected, said.lost[0]), ([1, INSTANTS + 1], 0), "in:\n{text}");
     let text = machine.end();
     assert!(text.contains("busy: ok\r\n"), "{text}");
@@ -356,11 +351,12 @@ fn goes_on_from_any_instant(kvm: &Hypervisor, linux: &Path, cpus: u32) {
         again.screen.wait_until("going on again", PATIENCE, |said| goes_on(said, vcpus, false));
         let text = format!("{}{}", saved.text, again.screen.text());
         let said = Said::of(&text);
-        said.check(&text, 1, again.ran(stands_still));
-        if !saved.text.is_empty() {
+        let is_whole = !saved.text.is_empty();
+        said.check(&text, [1 + usize::from(is_whole), 1], again.ran(stands_still));
+        if is_whole {
             let other = Said::of(&saves[1].text);
-            assert_eq!(said.random[..2], other.random[..2]);
-            assert!(said.random[2] != other.random[2] && said.random[3] != other.random[3], "{text}");
+            assert_eq!(said.random[..4], other.random[..4]);
+            assert!(said.random[4] != other.random[4] && said.random[5] != other.random[5], "{text}");
         }
     }
 }
@@ -372,7 +368,7 @@ fn test(cpus: u32) {
         let _ = skip::<()>("ip is not installed; see resources/linux/host-tools.sh");
         return;
     }
-    in_network_of_its_own(|| goes_on_from_any_instant(&kvm, &linux, cpus));
+    with_booted_on_a_network(cpus, |booted| goes_on_from_any_instant(&kvm, &linux, booted, cpus));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The Linux guest of `resources/linux`.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::process::{Ended, Process, bantam, start};
+use super::process::{Process, finish, start};
 use super::{kvm, skip};
 
 /// Kernel parameters that a KVM which interprets kernel code needs, and others do not mind.
@@ -22,14 +23,35 @@ pub fn linux() -> Option<PathBuf> {
     kvm().map(|_| folder)
 }
 
-/// `bantam run` of a guest that does these jobs, with these settings, and powers off.
-pub fn devices(folder: &Path, memory: u32, jobs: &str, settings: &str) -> Command {
-    let mut command = bantam(["run"]);
-    command.arg("--kernel").arg(folder.join("vmlinux")).args(["--memory", &format!("{memory}M")]);
-    command
-        .arg("--cmdline")
-        .arg(format!("quiet {} bantam.init=devices bantam.jobs={jobs} {settings}", CMDLINE.trim()));
-    command
+/// Whether these programs are there, or a printed reason why the test is skipped.
+pub fn tools(programs: &[&str]) -> Option<()> {
+    for program in programs {
+        // Each knows this, or complains about it; it is the start that counts.
+        if Command::new(program).arg("--version").output().is_err() {
+            return skip(&format!("{program} is not installed; see resources/linux/host-tools.sh"));
+        }
+    }
+    Some(())
+}
+
+/// A copy of the guest's root file system.
+pub fn root(linux: &Path, folder: &Path) -> PathBuf {
+    let path = folder.join("root.ext4");
+    fs::copy(linux.join("root.ext4"), &path).unwrap();
+    path
+}
+
+/// The file system in this raw image is clean, not only in its own words.
+pub fn assert_clean(image: &Path) {
+    let checked = finish(Command::new("fsck.ext4").arg("-fn").arg(image));
+    assert_eq!(checked.code(), 0, "{}\n{}", checked.stdout, checked.stderr);
+}
+
+/// What is in this qcow2 image, as another program sees it.
+pub fn to_raw(overlay: &Path, image: &Path) {
+    let convert = ["convert", "-f", "qcow2", "-O", "raw"];
+    let converted = finish(Command::new("qemu-img").args(convert).arg(overlay).arg(image));
+    assert_eq!(converted.code(), 0, "{}", converted.stderr);
 }
 
 /// Starts it.
@@ -43,19 +65,18 @@ pub struct Jobs(String);
 impl Jobs {
     /// Waits for the guest's end, which has to be a power-off, with nothing said about it by the VMM.
     pub fn finish(process: Process) -> Self {
-        Self::of(&process.finish(), 0)
+        let ended = process.finish();
+        assert_eq!((ended.code(), ended.stderr.as_str()), (0, ""), "{}", ended.stdout);
+        Self::in_text(&ended.stdout)
     }
 
-    /// The jobs of a guest that has ended with this exit code; each has to have gone well.
-    pub fn of(ended: &Ended, code: i32) -> Self {
-        let text = ended.stdout.replace('\r', "");
-        assert_eq!(ended.code(), code, "{text}\n{}", ended.stderr);
-        let said = if code == 4 { "bantam: the guest asked for a reset\n" } else { "" };
-        assert_eq!(ended.stderr, said, "{text}");
+    /// The jobs that a guest tells of; each has to have gone well.
+    pub fn in_text(text: &str) -> Self {
+        let text = text.replace('\r', "");
         let jobs = text
             .split_once("=== bantam devices\n")
             .and_then(|(_, rest)| rest.split_once("=== end of devices"));
-        let jobs = jobs.unwrap_or_else(|| panic!("no jobs in:\n{text}\n{}", ended.stderr)).0;
+        let jobs = jobs.unwrap_or_else(|| panic!("no jobs in:\n{text}")).0;
         assert!(!jobs.lines().any(|line| line.ends_with(": failed")), "{jobs}");
         Self(jobs.to_owned())
     }

@@ -19,10 +19,16 @@ pub struct Live {
 }
 
 impl Live {
+    /// Boots one.
     pub fn start(hypervisor: &Hypervisor, config: MachineConfig) -> Self {
+        Self::build(hypervisor, Builder::new(config))
+    }
+
+    /// One that may go on from a snapshot.
+    pub fn build(hypervisor: &Hypervisor, builder: Builder) -> Self {
         let (keyboard, keys) = pipe().unwrap();
         let screen = Screen::default();
-        let builder = Builder::new(config).hypervisor(hypervisor.clone());
+        let builder = builder.hypervisor(hypervisor.clone());
         let machine = builder.console_input(keyboard).console_output(screen.clone()).build().unwrap();
         Self { machine: Some(machine.resume().unwrap()), screen, keys, patience: PATIENCE }
     }

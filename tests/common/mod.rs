@@ -13,6 +13,7 @@
 )]
 
 pub mod alone;
+pub mod booted;
 pub mod linux;
 pub mod live;
 pub mod named;

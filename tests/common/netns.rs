@@ -12,23 +12,33 @@ use std::thread;
 use super::process::finish;
 use super::skip;
 
+/// Leaves this thread's network for a fresh one.
+fn leave() -> io::Result<()> {
+    // SAFETY: the call changes the namespace of this thread and its children, nothing else.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Why a test cannot have a network of its own here.
+pub fn obstacle() -> Option<String> {
+    if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
+        return Some(format!("/dev/net/tun: {error}"));
+    }
+    let left = thread::spawn(leave).join().unwrap();
+    left.err().map(|error| format!("a network namespace of its own: {error}"))
+}
+
 /// Runs `body` on a thread in a fresh network namespace, as are the threads and processes that it
 /// starts; or prints a reason why the test is skipped.
 pub fn in_network_of_its_own(body: impl FnOnce() + Send) {
-    if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
-        let _ = skip::<()>(&format!("/dev/net/tun: {error}"));
+    if let Some(reason) = obstacle() {
+        let _ = skip::<()>(&reason);
         return;
     }
     // The harness's own thread may go on to other tests.
     let name = thread::current().name().unwrap_or("test").to_owned();
     thread::scope(|scope| {
         let inside = move || {
-            // SAFETY: the call changes the namespace of this thread and its children, nothing else.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                let error = io::Error::last_os_error();
-                let _ = skip::<()>(&format!("a network namespace of its own: {error}"));
-                return;
-            }
+            leave().unwrap();
             body();
         };
         let thread = thread::Builder::new().name(name).spawn_scoped(scope, inside).unwrap();
