@@ -26,5 +26,6 @@ bench:
 	{ date -u +%F; git describe --always --dirty; uname -sr; grep -m1 'model name' /proc/cpuinfo; \
 		cargo bench --bench exits | grep -E '^exit/|^ +time:'; } > benches/results/exits.txt
 	cargo bench --bench startup -- --rounds 60 --save
+	cargo bench --bench snapshot -- --save
 	cargo bench --bench requests -- --save
 	cargo bench --bench throughput -- --full --save
