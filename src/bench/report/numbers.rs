@@ -1,9 +1,9 @@
 //! The numbers of each chart, as a table beneath it.
 
 use super::super::results::{Measured, Outcome};
-use super::super::{FLOOR, stats::Summary};
-use super::text::{escape, ratio, show, with_interval};
-use super::{Page, Plot};
+use super::super::stats::Summary;
+use super::text::{escape, show, with_interval};
+use super::{Page, Plot, to_reference};
 
 /// A table under a line that opens it. It scrolls by itself, by keys too.
 pub(super) fn details(name: &str, caption: &str, head: &[String], rows: &str) -> String {
@@ -107,15 +107,9 @@ fn cell_of(plot: &Plot<'_>, run: usize, vmm: &str) -> String {
         Some(Outcome::Measured(measured)) => {
             let value = |value| show(value, plot.figure.unit);
             let Summary { p50, low, high, .. } = measured.summary;
-            let floor =
-                measured.ratio_to(FLOOR).map(|floor| format!("<br>{}\u{a0}× floor", ratio(floor.p50)));
-            format!(
-                "<td><b>{}</b><br>[{}, {}]{}</td>",
-                value(p50),
-                value(low),
-                value(high),
-                floor.unwrap_or_default()
-            )
+            let ratio = to_reference(measured).map(|ratio| format!("<br>{ratio}"));
+            let (value, low, high) = (value(p50), value(low), value(high));
+            format!("<td><b>{value}</b><br>[{low}, {high}]{}</td>", ratio.unwrap_or_default())
         }
         Some(Outcome::NotSupported(why)) => format!("<td class=\"why\">not supported: {}</td>", escape(why)),
         None => "<td></td>".to_owned(),
