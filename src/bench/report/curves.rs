@@ -53,9 +53,29 @@ pub(super) fn card(page: &Page<'_>, points: &[&Plot<'_>]) -> String {
         silent = silent(page, points),
         numbers = numbers::of_curve(page, points),
     );
-    let group = escape(first.figure.group());
-    let note = format!("<code>{group}/…</code> · {}{earlier}", first.direction());
-    article(&id, &point.curve, &note, &body)
+    let titles: Vec<_> = points.iter().map(|plot| plot.figure.title.as_str()).collect();
+    let note = format!("<code>{}</code> · {}{earlier}", escape(&point.curve), first.direction());
+    article(&id, &in_common(&titles).unwrap_or_else(|| point.curve.clone()), &note, &body)
+}
+
+/// What titles have in common, in whole words; where they differ, an ellipsis.
+pub(super) fn in_common(titles: &[&str]) -> Option<String> {
+    let (first, others) = titles.split_first()?;
+    if others.iter().all(|other| other == first) {
+        return Some((*first).to_owned());
+    }
+    let letters: Vec<char> = first.chars().collect();
+    let same = |letters: &mut dyn Iterator<Item = (char, char)>| {
+        letters.take_while(|(one, other)| one == other).count()
+    };
+    let before = others.iter().map(|other| same(&mut first.chars().zip(other.chars()))).min()?;
+    let after = others.iter().map(|other| same(&mut first.chars().rev().zip(other.chars().rev()))).min()?;
+    let after = after.min(letters.len() - before);
+    let head: String = letters.get(..before)?.iter().collect();
+    let tail: String = letters.get(letters.len() - after..)?.iter().collect();
+    let head = head.trim_end_matches(char::is_alphanumeric);
+    let tail = tail.trim_start_matches(char::is_alphanumeric);
+    (head.len() + tail.len() > 0).then(|| format!("{head}…{tail}"))
 }
 
 fn lines<'a>(page: &Page<'a>, points: &[&Plot<'a>]) -> Vec<Line<'a>> {

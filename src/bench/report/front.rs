@@ -2,8 +2,8 @@
 
 use super::super::results::{Better, Outcome, Results, Unit};
 use super::super::{BANTAM, FLOOR};
-use super::text::{advantage, escape, ratio, show};
-use super::{Page, Plot};
+use super::text::{advantage, escape, show};
+use super::{Page, Plot, REFERENCES, to_reference};
 
 /// What a group measures.
 pub(super) fn about(group: &str) -> &'static str {
@@ -103,8 +103,8 @@ fn tile(page: &Page<'_>, group: &str) -> Option<String> {
     let end = page.curve(first).into_iter().rfind(is_there);
     let plot = end.filter(|_| first.figure.point.is_some()).unwrap_or(first);
     let measured = plot.measured(0, BANTAM)?;
-    let floor = measured.ratio_to(FLOOR).map(|floor| format!("<li>{}\u{a0}× floor</li>", ratio(floor.p50)));
-    let peers = page.vmms.iter().filter(|vmm| ![FLOOR, BANTAM].contains(*vmm));
+    let reference = to_reference(measured).map(|ratio| format!("<li>{ratio}</li>"));
+    let peers = page.vmms.iter().filter(|vmm| **vmm != BANTAM && !REFERENCES.contains(*vmm));
     let peers = peers.filter_map(|peer| {
         Some(format!("<li>{} than <bdi>{}</bdi></li>", against(plot, peer)?, escape(peer)))
     });
@@ -114,7 +114,7 @@ fn tile(page: &Page<'_>, group: &str) -> Option<String> {
         escape(group),
         show(measured.summary.p50, plot.figure.unit),
         escape(&plot.figure.title),
-        floor.into_iter().chain(peers).collect::<String>()
+        reference.into_iter().chain(peers).collect::<String>()
     ))
 }
 

@@ -15,11 +15,15 @@ mod stacks;
 mod strips;
 mod text;
 
+use std::collections::BTreeSet;
+
 use self::text::{anchor, escape};
 use super::results::{Better, Case, Figure, Measured, Outcome, Results};
 use super::{BANTAM, FLOOR};
 
 const STYLE: &str = include_str!("style.css");
+/// What is measured without a VMM: the bare calls to KVM, and for disks fio.
+const REFERENCES: [&str; 2] = [FLOOR, "fio"];
 /// Marks of contenders, so that colours are not needed to tell them apart: around the origin, 10 units wide.
 const MARKS: [&str; 7] = [
     "M-5-3.2l1.8-1.8L0-1.8l3.2-3.2L5-3.2L1.8 0L5 3.2L3.2 5L0 1.8L-3.2 5L-5 3.2L-1.8 0z",
@@ -126,14 +130,20 @@ impl<'a> Page<'a> {
         groups
     }
 
-    /// The classes that give a contender its colour.
+    /// The class that gives a contender its colour: one for all of a family, such as a VMM and its versions.
     fn class(&self, vmm: &str) -> String {
-        format!("v{}", self.style(vmm))
+        fn family(name: &str) -> &str {
+            name.split_once('-').map_or(name, |(family, _)| family)
+        }
+        let mut families: Vec<_> = self.vmms.iter().map(|name| family(name)).collect();
+        let mut seen = BTreeSet::new();
+        families.retain(|name| seen.insert(*name));
+        format!("v{}", style(&families, family(vmm)))
     }
 
     /// A contender's mark, at a place in its SVG.
     fn mark(&self, vmm: &str, place: &str) -> String {
-        format!(r##"<use href="#m{}" {place}/>"##, self.style(vmm))
+        format!(r##"<use href="#m{}" {place}/>"##, style(&self.vmms, vmm))
     }
 
     /// A contender's mark and name, as in rows and legends.
@@ -143,16 +153,6 @@ impl<'a> Page<'a> {
             r#"<svg class="mark" width="14" height="14" aria-hidden="true" focusable="false">{mark}</svg>"#
         );
         format!("{svg}<bdi>{}</bdi>", escape(vmm))
-    }
-
-    /// The floor's and Bantam's are theirs alone; peers have the others in their order.
-    fn style(&self, vmm: &str) -> usize {
-        let mut peers = self.vmms.iter().filter(|name| ![FLOOR, BANTAM].contains(*name));
-        match vmm {
-            FLOOR => 0,
-            BANTAM => 1,
-            _ => 2 + peers.position(|name| *name == vmm).unwrap_or_default() % (MARKS.len() - 2),
-        }
     }
 
     /// What runs are called where there are several: `A` is the newest.
@@ -273,6 +273,22 @@ fn section(page: &Page<'_>, group: &str) -> String {
          <p class=\"lead\">{}</p>\n<div class=\"cards\">\n{cards}</div>\n</section>\n",
         front::about(group),
     )
+}
+
+/// The number of a name's mark or colour: the floor's and Bantam's are theirs alone, the others have the rest in turns.
+fn style(names: &[&str], name: &str) -> usize {
+    let mut others = names.iter().filter(|other| ![FLOOR, BANTAM].contains(*other));
+    match name {
+        FLOOR => 0,
+        BANTAM => 1,
+        _ => 2 + others.position(|other| *other == name).unwrap_or_default() % (MARKS.len() - 2),
+    }
+}
+
+/// The ratio to what is measured without a VMM, in words.
+fn to_reference(measured: &Measured) -> Option<String> {
+    let ratio = REFERENCES.iter().find_map(|name| measured.ratio_to(name))?;
+    Some(format!("{}\u{a0}× {}", text::ratio(ratio.p50), escape(&ratio.to)))
 }
 
 /// With a great first letter.

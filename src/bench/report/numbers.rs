@@ -1,9 +1,9 @@
 //! The numbers of each chart, as a table beneath it.
 
 use super::super::results::{Measured, Outcome};
-use super::super::{FLOOR, stats::Summary};
-use super::text::{escape, ratio, show, with_interval};
-use super::{Page, Plot};
+use super::super::stats::Summary;
+use super::text::{escape, show, with_interval};
+use super::{Page, Plot, to_reference};
 
 /// A table under a line that opens it. It scrolls by itself, by keys too.
 pub(super) fn details(name: &str, caption: &str, head: &[String], rows: &str) -> String {
@@ -72,35 +72,28 @@ fn cells(plot: &Plot<'_>, measured: &Measured, others: &[&&str]) -> String {
     texts.into_iter().chain(others.iter().map(ratio)).map(|text| format!("<td>{text}</td>")).collect()
 }
 
-/// The columns of tables in which contenders stand beside each other: who has something, in which run.
-fn columns<'a>(page: &Page<'a>, plots: &[&Plot<'a>]) -> Vec<(usize, &'a str)> {
-    let mut columns = Vec::new();
-    for vmm in &page.vmms {
-        let runs = 0..page.runs.len();
-        let there = |run: &usize| {
-            plots.iter().any(|plot| {
-                plot.cases.get(*run).copied().flatten().is_some_and(|case| case.of(vmm).is_some())
-            })
-        };
-        columns.extend(runs.filter(there).map(|run| (run, *vmm)));
-    }
-    columns
+/// The columns of tables in which contenders stand beside each other: who has any of it, in which run. Why the others
+/// have none is told beneath the chart.
+fn columns<'a>(page: &Page<'a>, plots: &[(String, &Plot<'a>)]) -> Vec<(usize, &'a str)> {
+    let there = |run: usize, vmm: &str| plots.iter().any(|(_, plot)| plot.measured(run, vmm).is_some());
+    let all = page.vmms.iter().flat_map(|vmm| (0..page.runs.len()).map(move |run| (run, *vmm)));
+    all.filter(|(run, vmm)| there(*run, vmm)).collect()
 }
 
-/// A line for each of some figures: its first cells are HTML.
+/// A line for each of some figures, which begins with what tells it from the others.
 fn side_by_side<'a>(
     page: &Page<'a>,
     (name, caption): (&str, &str),
     first: &str,
     plots: &[(String, &Plot<'a>)],
 ) -> String {
-    let columns = columns(page, &plots.iter().map(|(_, plot)| *plot).collect::<Vec<_>>());
+    let columns = columns(page, plots);
     let names = columns.iter().map(|(run, vmm)| format!("<bdi>{}</bdi>{}", escape(vmm), page.badge(*run)));
-    let head: Vec<_> = [first.to_owned(), "figure".to_owned()].into_iter().chain(names).collect();
-    let rows = plots.iter().map(|(cell, plot)| {
+    let head: Vec<_> = [first.to_owned()].into_iter().chain(names).collect();
+    let rows = plots.iter().map(|(which, plot)| {
         let cells: String = columns.iter().map(|(run, vmm)| cell_of(plot, *run, vmm)).collect();
         format!(
-            "<tr><th scope=\"row\">{cell}</th><td class=\"words\">{} <code>{}</code></td>{cells}</tr>\n",
+            "<tr><th scope=\"row\"><b>{which}</b>: {} <code>{}</code></th>{cells}</tr>\n",
             escape(&plot.figure.title),
             escape(&plot.figure.id)
         )
@@ -114,15 +107,9 @@ fn cell_of(plot: &Plot<'_>, run: usize, vmm: &str) -> String {
         Some(Outcome::Measured(measured)) => {
             let value = |value| show(value, plot.figure.unit);
             let Summary { p50, low, high, .. } = measured.summary;
-            let floor =
-                measured.ratio_to(FLOOR).map(|floor| format!("<br>{}\u{a0}× floor", ratio(floor.p50)));
-            format!(
-                "<td><b>{}</b><br>[{}, {}]{}</td>",
-                value(p50),
-                value(low),
-                value(high),
-                floor.unwrap_or_default()
-            )
+            let ratio = to_reference(measured).map(|ratio| format!("<br>{ratio}"));
+            let (value, low, high) = (value(p50), value(low), value(high));
+            format!("<td><b>{value}</b><br>[{low}, {high}]{}</td>", ratio.unwrap_or_default())
         }
         Some(Outcome::NotSupported(why)) => format!("<td class=\"why\">not supported: {}</td>", escape(why)),
         None => "<td></td>".to_owned(),

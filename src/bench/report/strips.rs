@@ -2,10 +2,10 @@
 //! interval of the median and the median. Earlier runs have a narrower row each.
 
 use super::super::results::{Measured, Outcome, Unit};
-use super::super::{FLOOR, stats::Summary};
+use super::super::stats::Summary;
 use super::scale::{Scale, View};
-use super::text::{escape, ratio, show};
-use super::{Page, Plot, numbers, stacks};
+use super::text::{escape, show};
+use super::{Page, Plot, numbers, stacks, to_reference};
 
 /// The width that rows are drawn with before they are stretched.
 const WIDTH: f64 = 2000.0;
@@ -100,12 +100,10 @@ fn rows(page: &Page<'_>, plot: &Plot<'_>, vmm: &str, scales: &[Scale]) -> String
     rows
 }
 
-/// The median, and how it compares with the floor's.
+/// The median, and how it compares with what is measured without a VMM.
 fn value(plot: &Plot<'_>, measured: &Measured) -> String {
-    let median = show(measured.summary.p50, plot.figure.unit);
-    let floor =
-        measured.ratio_to(FLOOR).map(|floor| format!("<small>{}\u{a0}× floor</small>", ratio(floor.p50)));
-    format!("<b>{median}</b>{}", floor.unwrap_or_default())
+    let ratio = to_reference(measured).map(|ratio| format!("<small>{ratio}</small>"));
+    format!("<b>{}</b>{}", show(measured.summary.p50, plot.figure.unit), ratio.unwrap_or_default())
 }
 
 fn strip(class: &str, scale: &Scale, measured: &Measured, newest: bool, unit: Unit) -> String {

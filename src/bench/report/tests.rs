@@ -46,6 +46,26 @@ fn a_reason_is_told_once() {
 }
 
 #[test]
+fn a_curve_is_called_what_its_points_have_in_common() {
+    let common = |titles: &[&str]| curves::in_common(titles);
+    let sizes = ["opening 16 MiB to the first byte", "opening 1 GiB to the first byte"];
+    assert_eq!(common(&sizes).unwrap(), "opening … to the first byte");
+    assert_eq!(common(&["each: 1 idle", "each: 10 idle", "each: 100 idle"]).unwrap(), "each: … idle");
+    assert_eq!(common(&["the same", "the same"]).unwrap(), "the same");
+    assert_eq!(common(&["one", "other"]), None);
+}
+
+#[test]
+fn a_family_has_one_colour_and_marks_of_its_own() {
+    let vmms = vec!["floor", "bantam", "bantam-library", "qemu", "qemu-9.2", "fio"];
+    let page = Page { runs: &[], vmms, plots: Vec::new() };
+    let colours: Vec<_> = page.vmms.iter().map(|name| page.class(name)).collect();
+    assert_eq!(colours, ["v0", "v1", "v1", "v2", "v2", "v3"]);
+    let marks: BTreeSet<_> = page.vmms.iter().map(|name| page.mark(name, "")).collect();
+    assert_eq!(marks.len(), page.vmms.len());
+}
+
+#[test]
 fn what_is_far_apart_is_shown_in_ratios_first() {
     let views = |values: &[f64]| names(&Scale::views(values, values, f64::INFINITY));
     assert_eq!(views(&[1e6, 8e7]), ["logarithmic", "from zero"]);
@@ -81,7 +101,7 @@ fn ticks_are_round_numbers() {
     assert_eq!(ticks(&zero(10_300_000.0), Unit::Nanoseconds), ["0", "5 ms", "10 ms"]);
     assert_eq!(ticks(&zero(3.6 * 1024.0 * 1024.0), Unit::Bytes), ["0", "1 MiB", "2 MiB", "3 MiB"]);
     let log = |values: &[f64]| Scale::views(values, values, f64::INFINITY).remove(0);
-    assert_eq!(ticks(&log(&[2e6, 8e7]), Unit::Nanoseconds), ["3 ms", "10 ms", "30 ms"]);
+    assert_eq!(ticks(&log(&[2e6, 8e7]), Unit::Nanoseconds), ["2 ms", "5 ms", "10 ms", "20 ms", "50 ms"]);
     assert_eq!(ticks(&log(&[1024.0, 12_000.0]), Unit::Bytes), ["1 KiB", "2 KiB", "4 KiB", "8 KiB"]);
 }
 
