@@ -173,7 +173,8 @@ impl Booted {
             assert!(self.has_net);
             config.devices.net[0].tap = Some(tap.to_owned());
         }
-        let how = Restoring { allow: Allow { changed_disks: true, ..Allow::default() }, ..Restoring::default() };
+        let how =
+            Restoring { allow: Allow { changed_disks: true, ..Allow::default() }, ..Restoring::default() };
         snapshot.builder(config, how).unwrap()
     }
 }
