@@ -224,3 +224,6 @@ fn wait(child: &Child) -> anyhow::Result<(i32, libc::rusage)> {
 fn duration(time: libc::timeval) -> anyhow::Result<Duration> {
     Ok(Duration::from_secs(time.tv_sec.try_into()?) + Duration::from_micros(time.tv_usec.try_into()?))
 }
+
+#[cfg(test)]
+mod tests;

