@@ -7,6 +7,7 @@
 mod block;
 pub mod clock;
 pub mod compare;
+pub mod dispatch;
 mod exits;
 pub mod floor;
 pub mod footprint;
