@@ -17,8 +17,9 @@ impl Adapter for Floor {
     }
 
     fn arguments(&self, guest: &Guest<'_>, _: &Path) -> Result<Vec<OsString>, NotSupported> {
-        let Guest { kernel, initrd, words: line, memory_mib, cpus, console: _, disk, tap, vsock } = guest;
-        if disk.is_some() || tap.is_some() || vsock.is_some() {
+        let Guest { kernel, initrd, words: line, memory_mib, cpus, console: _, disk, tap, vsock, entropy } =
+            guest;
+        if disk.is_some() || tap.is_some() || vsock.is_some() || *entropy {
             return Err(NotSupported("the bare calls have no devices".to_owned()));
         }
         if *cpus != 1 || initrd.is_some() || matches!(kernel, Kernel::File(_)) {

@@ -53,6 +53,8 @@ pub struct Guest<'a> {
     pub tap: Option<&'a str>,
     /// A vsock device: the guest's address, and the path of the Unix socket on the host.
     pub vsock: Option<(u32, &'a Path)>,
+    /// An entropy device.
+    pub entropy: bool,
 }
 
 /// A raw image as a disk.
@@ -81,6 +83,7 @@ impl<'a> Guest<'a> {
             disk: None,
             tap: None,
             vsock: None,
+            entropy: false,
         }
     }
 }

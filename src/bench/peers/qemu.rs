@@ -17,7 +17,8 @@ impl Adapter for Qemu {
     }
 
     fn arguments(&self, guest: &Guest<'_>, _: &Path) -> Result<Vec<OsString>, NotSupported> {
-        let Guest { kernel, initrd, words: line, memory_mib, cpus, console, disk, tap, vsock } = guest;
+        let Guest { kernel, initrd, words: line, memory_mib, cpus, console, disk, tap, vsock, entropy } =
+            guest;
         if vsock.is_some() {
             return Err(NotSupported(
                 "its vsock device needs /dev/vhost-vsock, and has no Unix socket".to_owned(),
@@ -61,6 +62,9 @@ impl Adapter for Qemu {
         if let Some(tap) = tap {
             let tap = format!("tap,id=n,ifname={tap},script=no,downscript=no,vhost=off");
             arguments.extend(words(["-netdev", &tap, "-device", "virtio-net-device,netdev=n"]));
+        }
+        if *entropy {
+            arguments.extend(words(["-device", "virtio-rng-device"]));
         }
         Ok(arguments)
     }
