@@ -8,11 +8,12 @@ mod common;
 use std::io::{Write, pipe};
 use std::time::SystemTime;
 
-use bantam::config::{BootMode, MachineConfig, Size};
+use bantam::config::{BootMode, Devices, MachineConfig, Size};
 use bantam::hypervisor::{FailureKind, Hypervisor};
 use bantam::machine::{Builder, ExitReason};
 use bantam::timeline::Phase;
 use bantam::vcpu::ExitKind;
+use bantam::virtio::entropy::config::Entropy;
 use common::{Ran, Screen, config, kvm, run, run_to_power_off, watched};
 
 const MODES: [BootMode; 2] = [BootMode::Pvh, BootMode::Linux64];
@@ -81,7 +82,9 @@ fn each_exit_is_counted_once() {
         ("pio-in", Some(ExitKind::PortRead { port: 0xb80 })),
         ("mmio", Some(ExitKind::MmioRead { address: 0xd000_0000 })),
         ("mmio-write", Some(ExitKind::MmioWrite { address: 0xd000_0000 })),
-        // KVM answers these itself.
+        // KVM answers these itself, or there is nothing to answer.
+        ("none", None),
+        ("touch", None),
         ("cpuid", None),
         ("hlt", None),
     ];
@@ -110,6 +113,40 @@ fn exits_go_where_the_words_say() {
     assert_eq!(ran.count(ExitKind::PortWrite { port: 0x1234 }), 7);
     let ran = run_to_power_off(&kvm, config("quiet exits=7 kind=mmio addr=0xcffffffc"));
     assert_eq!(ran.count(ExitKind::MmioRead { address: 0xcfff_fffc }), 7);
+}
+
+#[test]
+fn exits_of_several_kinds_are_told_apart_by_marks() {
+    let Some(kvm) = kvm() else { return };
+    let words = "quiet exits=20 kind=none,pio,pio-in,mmio,serial,nothing,cpuid cpl=0 marks=0xb90";
+    let ran = run_to_power_off(&kvm, config(words));
+    for kind in ["none", "pio", "pio-in", "mmio", "serial", "cpuid"] {
+        assert!(ran.text.contains(&format!("exits kind={kind} n=20 ")), "{kind}: {}", ran.text);
+    }
+    assert!(ran.text.contains("guest: no such kind of exit: `nothing`"), "{}", ran.text);
+    // What the serial port was sent.
+    assert_eq!(ran.text.matches('\0').count(), 20);
+    assert_eq!(ran.count(ExitKind::PortWrite { port: 0xb90 }), 12);
+    assert_eq!(ran.count(ExitKind::PortRead { port: 0xb80 }), 20);
+}
+
+#[test]
+fn a_device_is_notified_past_the_exit_loop_and_interrupts() {
+    let Some(kvm) = kvm() else { return };
+    const N: u64 = 100;
+    let words = format!("quiet exits={N} kind=kick,interrupt");
+    let ran = run_to_power_off(&kvm, config(&words));
+    for kind in ["kick", "interrupt"] {
+        assert_eq!(
+            ran.line(&format!("exits: kind={kind}")),
+            format!("exits: kind={kind} error: no such device")
+        );
+    }
+    let devices = Devices { entropy: vec![Entropy::default()], ..Devices::default() };
+    let ran = run_to_power_off(&kvm, MachineConfig { devices, ..config(&words) });
+    for kind in ["kick", "interrupt"] {
+        assert_eq!(ran.number(&format!("exits kind={kind} "), "n"), N);
+    }
 }
 
 #[test]

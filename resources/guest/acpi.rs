@@ -227,8 +227,8 @@ pub struct Madt {
 pub enum MadtEntry {
     /// An enabled CPU, with its local APIC's ID.
     Cpu(u32),
-    /// The IOAPIC that has the first interrupts, the ISA ones among them.
-    IoApic(u32),
+    /// An IOAPIC, with its first interrupt: 0 where the ISA ones are.
+    IoApic { address: u32, first: u32 },
 }
 
 impl Madt {
@@ -250,7 +250,10 @@ impl Madt {
         })
         .filter_map(move |(kind, offset)| match kind {
             0 if table.read32(offset + 4)? & 1 != 0 => Some(MadtEntry::Cpu(table.read8(offset + 3)?.into())),
-            1 if table.read32(offset + 8)? == 0 => Some(MadtEntry::IoApic(table.read32(offset + 4)?)),
+            1 => Some(MadtEntry::IoApic {
+                address: table.read32(offset + 4)?,
+                first: table.read32(offset + 8)?,
+            }),
             9 if table.read32(offset + 8)? & 1 != 0 => Some(MadtEntry::Cpu(table.read32(offset + 4)?)),
             _ => None,
         })

@@ -12,6 +12,7 @@ pub const DEFAULT_IO_APIC: u32 = 0xfec0_0000;
 pub mod vector {
     pub const SERIAL: u8 = 0x24;
     pub const GENERATION: u8 = 0x25;
+    pub const DEVICE: u8 = 0x26;
     pub const TIMER: u8 = 0x30;
     pub const TICK: u8 = 0x31;
     pub const PEER: u8 = 0x32;

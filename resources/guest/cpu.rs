@@ -32,6 +32,12 @@ unsafe extern "sysv64" {
     pub fn exits_pio_in(count: u64, port: u64, samples: u64) -> u64;
     pub fn exits_mmio_read(count: u64, address: u64, samples: u64) -> u64;
     pub fn exits_mmio_write(count: u64, address: u64, samples: u64) -> u64;
+    pub fn exits_none(count: u64, _: u64, samples: u64) -> u64;
+    pub fn exits_serial(count: u64, port: u64, samples: u64) -> u64;
+    pub fn exits_notify(count: u64, address: u64, samples: u64) -> u64;
+    pub fn exits_touch(count: u64, address: u64, samples: u64) -> u64;
+    pub fn exits_vmcall(count: u64, _: u64, samples: u64) -> u64;
+    pub fn exits_vmmcall(count: u64, _: u64, samples: u64) -> u64;
     pub fn exits_cpuid(count: u64, _: u64, samples: u64) -> u64;
 }
 

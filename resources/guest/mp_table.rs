@@ -44,7 +44,9 @@ impl MpTable {
             PROCESSOR if phys::read8(entry + 3)? & 1 != 0 => {
                 Some(MadtEntry::Cpu(phys::read8(entry + 1)?.into()))
             }
-            IO_APIC if phys::read8(entry + 3)? & 1 != 0 => Some(MadtEntry::IoApic(phys::read32(entry + 4)?)),
+            IO_APIC if phys::read8(entry + 3)? & 1 != 0 => {
+                Some(MadtEntry::IoApic { address: phys::read32(entry + 4)?, first: 0 })
+            }
             _ => None,
         })
     }

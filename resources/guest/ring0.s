@@ -114,7 +114,7 @@ work_next:
     ret
 
 # exits_*(count, port or address, samples): one exit after the other, the TSC
-# ticks of each (low 32 bits) into the samples.
+# ticks of each (low 32 bits) into the samples. `none` is the loop itself.
     .macro exit_loop name, setup, exit
     .globl exits_\name
 exits_\name:
@@ -135,11 +135,18 @@ exits_\name:
     ret
     .endm
 
+    exit_loop none, "mov edx, esi", ""
     exit_loop pio_out, "mov edx, esi", "out dx, al"
     exit_loop pio_in, "mov edx, esi", "in al, dx"
     exit_loop mmio_read, "", "mov eax, [rsi]"
     exit_loop mmio_write, "", "mov [rsi], eax"
+    exit_loop serial, "mov edx, esi; xor eax, eax", "out dx, al"
+    exit_loop notify, "xor eax, eax", "mov [rsi], eax"
+    exit_loop touch, "add rsi, 4096", "mov [rsi], eax"
     exit_loop cpuid, "xor eax, eax", "cpuid"
+# A hypercall that KVM does not know.
+    exit_loop vmcall, "mov eax, 0xffff", "vmcall"
+    exit_loop vmmcall, "mov eax, 0xffff", "vmmcall"
 
     .section .rodata.ring0, "a"
     .balign 8

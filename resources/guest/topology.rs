@@ -1,7 +1,7 @@
 //! Which CPUs and interrupt controllers there are.
 
 use crate::acpi::{Acpi, MadtEntry};
-use crate::apic;
+use crate::apic::{self, IoApic};
 use crate::boot_info::BootInfo;
 use crate::mp_table::MpTable;
 
@@ -12,7 +12,10 @@ pub struct Topology {
     ids: [u8; MAX_CPUS],
     count: usize,
     pub local_apic: u32,
+    /// The IOAPIC that has the first interrupts, the ISA ones among them.
     pub io_apic: u32,
+    /// Another one, and its first interrupt.
+    further: Option<(u32, u32)>,
     /// Who told.
     pub source: &'static str,
 }
@@ -25,6 +28,7 @@ impl Topology {
             count: 0,
             local_apic: apic::LOCAL_APIC,
             io_apic: apic::DEFAULT_IO_APIC,
+            further: None,
             source: "CPUID",
         };
         if let Some(madt) = Acpi::find(boot.rsdp()).and_then(|acpi| acpi.madt()) {
@@ -58,8 +62,16 @@ impl Topology {
                     self.count += 1;
                 }
             }
-            MadtEntry::IoApic(address) => self.io_apic = address,
+            MadtEntry::IoApic { address, first: 0 } => self.io_apic = address,
+            MadtEntry::IoApic { address, first } => self.further = Some((address, first)),
         }
+    }
+
+    /// The IOAPIC that an interrupt comes to, and its pin there.
+    pub fn pin(&self, interrupt: u32) -> (IoApic, u32) {
+        let further = self.further.filter(|&(_, first)| first <= interrupt);
+        let (address, first) = further.unwrap_or((self.io_apic, 0));
+        (IoApic { address }, interrupt - first)
     }
 
     /// The local APIC IDs.

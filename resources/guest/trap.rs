@@ -17,12 +17,14 @@ unsafe extern "C" {
     static timer_interrupts: AtomicU32;
     static serial_interrupts: AtomicU32;
     static generation_interrupts: AtomicU32;
+    static device_interrupts: AtomicU32;
     static tick_interrupts: [AtomicU32; 256];
     static peer_interrupts: [AtomicU32; 256];
     fn invalid_opcode();
     fn timer_interrupt();
     fn serial_interrupt();
     fn generation_interrupt();
+    fn device_interrupt();
     fn tick_interrupt();
     fn peer_interrupt();
     fn spurious_interrupt();
@@ -64,11 +66,12 @@ pub fn install() {
     for number in 0..32 {
         set_gate(number, stubs + 16 * u64::from(number));
     }
-    let handlers: [(u8, Handler); 7] = [
+    let handlers: [(u8, Handler); 8] = [
         (INVALID_OPCODE, invalid_opcode),
         (vector::TIMER, timer_interrupt),
         (vector::SERIAL, serial_interrupt),
         (vector::GENERATION, generation_interrupt),
+        (vector::DEVICE, device_interrupt),
         (vector::TICK, tick_interrupt),
         (vector::PEER, peer_interrupt),
         (vector::SPURIOUS, spurious_interrupt),
@@ -101,6 +104,11 @@ pub fn serial_count() -> u64 {
 pub fn generation_count() -> u64 {
     // SAFETY: an atomic of trap.s.
     unsafe { generation_interrupts.load(Ordering::Acquire).into() }
+}
+
+pub fn device_count() -> u64 {
+    // SAFETY: an atomic of trap.s.
+    unsafe { device_interrupts.load(Ordering::Acquire).into() }
 }
 
 /// A CPU's periodic timer interrupts.

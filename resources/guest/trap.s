@@ -121,6 +121,11 @@ generation_interrupt:
     lock inc dword ptr [generation_interrupts]
     jmp end_of_interrupt
 
+    .globl device_interrupt
+device_interrupt:
+    lock inc dword ptr [device_interrupts]
+    jmp end_of_interrupt
+
 # Counted for each CPU by itself: the periodic timer's, and those that another CPU sends.
     .macro counted name
     .globl \name\()_interrupt
@@ -179,6 +184,9 @@ serial_interrupts:
     .skip 4
     .globl generation_interrupts
 generation_interrupts:
+    .skip 4
+    .globl device_interrupts
+device_interrupts:
     .skip 4
     .globl tick_interrupts
 tick_interrupts:

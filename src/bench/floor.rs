@@ -19,7 +19,7 @@ use vm_memory::ByteValued;
 
 use crate::boot::{Entry, Protocol};
 use crate::machine::EMBEDDED_GUEST;
-use crate::memory::layout::{CMDLINE, COM1_PORT, PVH_START_INFO};
+use crate::memory::layout::{CMDLINE, COM1_PORT, DEBUG_EXIT_PORT, PVH_START_INFO};
 
 /// Where the task state segment for real mode on VT-x lies, outside of memory.
 pub(super) const TSS: usize = 0xfffb_d000;
@@ -45,7 +45,9 @@ pub fn run(memory_mib: u64, words: &str) -> anyhow::Result<()> {
     let mut out = io::stdout();
     loop {
         match vcpu.run().context("KVM_RUN")? {
-            VcpuExit::IoOut(SLEEP_CONTROL, [POWER_OFF]) => return Ok(()),
+            VcpuExit::IoOut(SLEEP_CONTROL, [POWER_OFF]) | VcpuExit::IoOut(DEBUG_EXIT_PORT, [0]) => {
+                return Ok(());
+            }
             VcpuExit::IoOut(COM1_PORT, byte) => {
                 out.write_all(byte)?;
                 out.flush()?;

@@ -8,6 +8,7 @@ mod block;
 pub mod clock;
 pub mod compare;
 pub mod crowd;
+pub mod dispatch;
 mod exits;
 pub mod floor;
 pub mod footprint;

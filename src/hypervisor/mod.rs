@@ -3,6 +3,7 @@
 //! Everything above this module sees [`Hypervisor`], [`Vm`] and the trait [`Vcpu`] with its
 //! [`Exit`]s; a scripted vCPU takes KVM's place in tests.
 
+mod counters;
 mod error;
 mod failure;
 mod kick;
@@ -16,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 
+pub use counters::Counters;
 pub use error::Error;
 pub use failure::{Failure, FailureKind};
 pub use kick::{ImmediateExit, KICK_SIGNAL_OFFSET, KickHandle, Seat};

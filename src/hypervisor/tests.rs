@@ -166,3 +166,27 @@ fn dirty_pages_are_those_that_the_guest_or_the_vmm_wrote() {
     vm.track_dirty(true).unwrap();
     assert_eq!(runs(), [], "it begins with nothing");
 }
+
+#[test]
+fn kvm_counts_by_itself_or_says_nothing() {
+    // out 0x42, al; mov al, [ebx]
+    let Some(mut vcpu) = real_mode(&[0xe6, 0x42, 0x67, 0x8a, 0x03]) else { return };
+    let mut sregs = vcpu.sregs().unwrap();
+    (sregs.ds.limit, sregs.ds.g) = (u32::MAX, 1);
+    let regs = kvm_bindings::kvm_regs { rip: 0x1000, rflags: 2, rbx: 0x20_0000, ..Default::default() };
+    vcpu.set_registers(&regs, &sregs).unwrap();
+    let counters = vcpu.counters().unwrap();
+    let before = counters.read().unwrap();
+    assert!(before.contains_key("exits") && before.contains_key("mmio_exits"), "{before:?}");
+    assert!(matches!(vcpu.run(), Exit::PortWrite { port: 0x42, .. }));
+    assert!(matches!(vcpu.run(), Exit::MmioRead { address: 0x20_0000, .. }));
+    drop(vcpu);
+    let after = counters.read().unwrap();
+    for (name, most) in [("io_exits", 1), ("mmio_exits", 1), ("halt_exits", 0)] {
+        let counted = after.get(name).copied().unwrap_or_default();
+        assert!(counted <= most, "{name}: {counted}");
+        if counted < most {
+            crate::testing::skip(&format!("this KVM does not count {name}"));
+        }
+    }
+}

@@ -13,7 +13,7 @@ use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::kick::ImmediateExit;
-use super::{Error, Failure, FailureKind, Vm};
+use super::{Counters, Error, Failure, FailureKind, Vm};
 
 /// Longest x86 instruction.
 const INSTRUCTION_MAX: usize = 15;
@@ -104,6 +104,14 @@ impl KvmVcpu {
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
+    }
+
+    /// KVM's own counters of what this vCPU does.
+    ///
+    /// # Errors
+    /// KVM is older than Linux 5.14, or the process may open no more files.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        Counters::open(&self.fd)
     }
 
     /// The guest's TSC frequency in kHz, where KVM knows it.

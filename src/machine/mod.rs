@@ -23,10 +23,11 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 use self::state::{Basis, Fixed};
 pub use self::state::{Kept, Lifeline};
 use self::virtio::OnThread;
+use crate::bus::lock;
 use crate::config::MachineConfig;
 use crate::devices::vmgenid::VmGenId;
 use crate::event::EventLoop;
-use crate::hypervisor::{self, KvmVcpu, Vm};
+use crate::hypervisor::{self, Counters, KvmVcpu, Vm};
 use crate::memory::{DirtyPages, GuestMemory, Layers, Prefetch};
 use crate::timeline::{Phase, Timeline};
 use crate::vcpu::{Buses, Control, ExitCounter, ExitStats, VcpuThread};
@@ -270,6 +271,14 @@ impl PausedMachine {
     pub fn track_dirty(&mut self, on: bool) -> Result<(), hypervisor::Error> {
         self.parts.basis = Basis::default();
         self.parts.vm.track_dirty(on)
+    }
+
+    /// KVM's own counters of each vCPU. They can be read while the machine runs.
+    ///
+    /// # Errors
+    /// KVM is older than Linux 5.14, or the process may open no more files.
+    pub fn kvm_counters(&self) -> Result<Vec<Counters>, hypervisor::Error> {
+        self.parts.vcpus.iter().map(|vcpu| lock(vcpu).counters()).collect()
     }
 
     /// Waits until the console's stream has taken all that the guest has sent; [`StopHandle::stop`] ends that

@@ -26,6 +26,8 @@ pub mod register {
     pub const QUEUE_NUM: u32 = 0x038;
     pub const QUEUE_READY: u32 = 0x044;
     pub const QUEUE_NOTIFY: u32 = 0x050;
+    pub const INTERRUPT_STATUS: u32 = 0x060;
+    pub const INTERRUPT_ACK: u32 = 0x064;
     pub const STATUS: u32 = 0x070;
     pub const QUEUE_DESC: u32 = 0x080;
     pub const QUEUE_DRIVER: u32 = 0x090;
@@ -122,6 +124,12 @@ impl Window {
     fn write64(self, register: u32, value: u64) {
         self.write(register, value as u32);
         self.write(register + 4, (value >> 32) as u32);
+    }
+
+    /// Takes notice of all that the device has interrupted for (4.2.2).
+    pub fn acknowledge(self) {
+        let pending = self.read(register::INTERRUPT_STATUS);
+        self.write(register::INTERRUPT_ACK, pending);
     }
 
     /// Resets the device and waits until it says that it is done (4.2.3.1).

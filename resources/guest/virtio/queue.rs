@@ -64,6 +64,8 @@ pub struct Queue {
     /// The slots' indirect tables, if they are in use.
     tables: Option<Dma>,
     event_index: bool,
+    /// Whether the device is to interrupt for each request that it is done with.
+    interrupts: bool,
     /// Free-running positions: of the next entry to offer, of what the device
     /// has been told, of the next entry to take back.
     offered: u16,
@@ -110,13 +112,14 @@ impl Queue {
             rings,
             tables,
             event_index: features & feature::EVENT_IDX != 0,
+            interrupts: false,
             offered: 0,
             published: 0,
             taken: 0,
             in_flight: [0; _],
             kicks: 0,
         };
-        queue.want_no_interrupts();
+        queue.tell_interrupts();
         let start = rings.address();
         window.enable_queue(index, size, [start, start + AVAILABLE, start + USED]);
         Ok(queue)
@@ -126,13 +129,20 @@ impl Queue {
         self.slots
     }
 
-    /// By the flag, or by an event index that is half a turn away (2.7.7).
-    fn want_no_interrupts(&self) {
+    /// From now on the device interrupts for each request that it is done with.
+    pub fn want_interrupts(&mut self) {
+        self.interrupts = true;
+        self.tell_interrupts();
+    }
+
+    /// By the flag, or by the event index: the next entry, or one that is half a turn away (2.7.7).
+    fn tell_interrupts(&self) {
         if self.event_index {
             let used_event = AVAILABLE + 4 + 2 * u64::from(self.size);
-            self.rings.write16(used_event, self.taken.wrapping_add(0x8000));
+            let away = if self.interrupts { 0 } else { 0x8000 };
+            self.rings.write16(used_event, self.taken.wrapping_add(away));
         } else {
-            self.rings.write16(AVAILABLE, NO_INTERRUPT);
+            self.rings.write16(AVAILABLE, if self.interrupts { 0 } else { NO_INTERRUPT });
         }
     }
 
@@ -208,7 +218,7 @@ impl Queue {
         }
         self.in_flight[word] &= !bit;
         self.taken = self.taken.wrapping_add(1);
-        self.want_no_interrupts();
+        self.tell_interrupts();
         Ok(Some(Used { slot: slot as u16, length }))
     }
 }

@@ -21,7 +21,8 @@ impl Adapter for Bantam {
     }
 
     fn arguments(&self, guest: &Guest<'_>, _: &Path) -> Result<Vec<OsString>, NotSupported> {
-        let Guest { kernel, initrd, words: line, memory_mib, cpus, console, disk, tap, vsock } = guest;
+        let Guest { kernel, initrd, words: line, memory_mib, cpus, console, disk, tap, vsock, entropy } =
+            guest;
         let (memory, cpus) = (format!("{memory_mib}M"), cpus.to_string());
         let mut arguments = words(["run", "--memory", &memory, "--cpus", &cpus, "--cmdline", line]);
         if let Kernel::File(path) = kernel {
@@ -46,6 +47,9 @@ impl Adapter for Bantam {
         }
         if let Some((cid, socket)) = vsock {
             arguments.extend(words(["--vsock", &format!("cid={cid},uds={}", socket.display())]));
+        }
+        if *entropy {
+            arguments.push("--entropy".into());
         }
         Ok(arguments)
     }

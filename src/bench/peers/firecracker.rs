@@ -32,7 +32,7 @@ impl Adapter for Firecracker {
 
 /// The machine in Firecracker's words. Its console is always standard output.
 fn configuration(guest: &Guest<'_>) -> Result<Value, NotSupported> {
-    let Guest { kernel, initrd, words, memory_mib, cpus, console: _, disk, tap, vsock } = guest;
+    let Guest { kernel, initrd, words, memory_mib, cpus, console: _, disk, tap, vsock, entropy } = guest;
     if disk.is_some_and(|disk| disk.direct) {
         return Err(NotSupported("it always goes through the host's page cache".to_owned()));
     }
@@ -48,6 +48,7 @@ fn configuration(guest: &Guest<'_>) -> Result<Value, NotSupported> {
         "machine-config": { "vcpu_count": cpus, "mem_size_mib": memory_mib },
         "drives": disk.iter().map(drive).collect::<Vec<_>>(),
         "network-interfaces": tap.iter().map(interface).collect::<Vec<_>>(),
+        "entropy": entropy.then(|| json!({})),
         "vsock": vsock.map(|(cid, socket)| json!({ "guest_cid": cid, "uds_path": socket })),
     }))
 }

@@ -58,6 +58,8 @@ pub struct Guest<'a> {
     pub tap: Option<&'a str>,
     /// A vsock device: the guest's address, and the path of the Unix socket on the host.
     pub vsock: Option<(u32, &'a Path)>,
+    /// An entropy device.
+    pub entropy: bool,
 }
 
 /// A raw image as a disk.
@@ -86,6 +88,7 @@ impl<'a> Guest<'a> {
             disk: None,
             tap: None,
             vsock: None,
+            entropy: false,
         }
     }
 }
@@ -264,7 +267,7 @@ fn version(program: &Path) -> Option<String> {
 
 /// Refuses machines with devices, for a reason.
 fn without_devices(guest: &Guest<'_>, why: &str) -> Result<(), NotSupported> {
-    let Guest { disk: None, tap: None, vsock: None, .. } = guest else {
+    let Guest { disk: None, tap: None, vsock: None, entropy: false, .. } = guest else {
         return Err(NotSupported(why.to_owned()));
     };
     Ok(())

@@ -3,13 +3,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::{Adapter, Guest, NotSupported, words};
+use super::{Adapter, Disk, Guest, NotSupported, words};
 use crate::bench::process;
 
-/// The host's, without that which KVM offers a guest and a KVM that interprets kernel code cannot do.
-const CPU: &str = "host,migratable=off,pmu=off,-kvm-pv-unhalt,-kvm-pv-ipi,-kvm-pv-sched-yield";
-/// The same without what keeps a machine from being saved: a TSC that never changes.
-const CPU_THAT_MOVES: &str = "host,pmu=off,-kvm-pv-unhalt,-kvm-pv-ipi,-kvm-pv-sched-yield";
+/// The host's, without what a KVM that interprets kernel code offers and cannot do. Such a machine can be saved.
+const CPU: &str = "host,pmu=off,-kvm-pv-unhalt,-kvm-pv-ipi,-kvm-pv-sched-yield";
 
 pub(super) struct Qemu;
 
@@ -23,18 +21,18 @@ impl Adapter for Qemu {
     }
 
     fn arguments(&self, guest: &Guest<'_>, _: &Path) -> Result<Vec<OsString>, NotSupported> {
-        machine(guest, CPU, if guest.console { "stdio" } else { "none" })
+        machine(guest, &format!("{CPU},migratable=off"), if guest.console { "stdio" } else { "none" })
     }
 
     fn save(&self, program: &Path, guest: &Guest<'_>, folder: &Path, until: &str) -> anyhow::Result<()> {
-        let arguments = machine(guest, CPU_THAT_MOVES, "mon:stdio")?;
+        let arguments = machine(guest, CPU, "mon:stdio")?;
         // Ctrl-A c leads from the guest's console to the monitor.
         let keys = format!("\x01cmigrate \"exec:cat > {}\"\nquit\n", saved(folder));
         process::type_to(&mut process::command(program, &arguments), until, keys.as_bytes())
     }
 
     fn restore(&self, guest: &Guest<'_>, folder: &Path) -> Result<Vec<OsString>, NotSupported> {
-        let mut arguments = machine(guest, CPU_THAT_MOVES, "stdio")?;
+        let mut arguments = machine(guest, CPU, "stdio")?;
         arguments.extend(words(["-incoming", &format!("exec:cat {}", saved(folder))]));
         Ok(arguments)
     }
@@ -55,49 +53,27 @@ fn saved(folder: &Path) -> String {
 
 /// The arguments of a machine with such a vCPU, and its console there.
 fn machine(guest: &Guest<'_>, cpu: &str, serial: &str) -> Result<Vec<OsString>, NotSupported> {
-    let Guest { kernel, initrd, words: line, memory_mib, cpus, console: _, disk, tap, vsock } = guest;
+    let Guest { kernel, initrd, words: line, memory_mib, cpus, console: _, disk, tap, vsock, entropy } =
+        guest;
     if vsock.is_some() {
-        return Err(NotSupported(
-            "its vsock device needs /dev/vhost-vsock, and has no Unix socket".to_owned(),
-        ));
+        return Err(NotSupported("its vsock device needs /dev/vhost-vsock".to_owned()));
     }
-    let (memory, cpus) = (memory_mib.to_string(), cpus.to_string());
-    let mut arguments = words([
-        "-machine",
-        "microvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on,x-option-roms=off,accel=kvm",
-        "-cpu",
-        cpu,
-        "-m",
-        &memory,
-        "-smp",
-        &cpus,
-        "-display",
-        "none",
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-serial",
-        serial,
-        "-global",
-        "virtio-mmio.force-legacy=false",
-        "-append",
-        line,
-    ]);
-    arguments.extend(["-kernel".into(), kernel.path().into()]);
-    if let Some(initrd) = initrd {
-        arguments.extend(["-initrd".into(), initrd.into()]);
-    }
-    if let Some(disk) = disk {
-        let cache = if disk.direct { "none" } else { "writeback" };
-        let aio = disk.engine.unwrap_or("io_uring");
+    let mut arguments = format!(
+        "-machine microvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on,x-option-roms=off,accel=kvm -cpu {cpu} \
+         -m {memory_mib} -smp {cpus} -serial {serial} -display none -nodefaults -no-user-config -no-reboot \
+         -global virtio-mmio.force-legacy=false"
+    );
+    let net = "-device virtio-net-device,netdev=n -netdev tap,id=n,script=no,downscript=no,vhost=off,ifname=";
+    arguments += &tap.map_or_else(String::new, |tap| format!(" {net}{tap}"));
+    arguments += if *entropy { " -device virtio-rng-device" } else { "" };
+    let mut arguments = words(arguments.split(' '));
+    if let Some(Disk { path, direct, engine }) = disk {
+        let (cache, aio) = (if *direct { "none" } else { "writeback" }, engine.unwrap_or("io_uring"));
         let mut drive = OsString::from(format!("if=none,id=d,format=raw,aio={aio},cache={cache},file="));
-        drive.push(disk.path);
-        arguments.extend(["-drive".into(), drive]);
-        arguments.extend(words(["-device", "virtio-blk-device,drive=d"]));
+        drive.push(path);
+        arguments.extend(["-device".into(), "virtio-blk-device,drive=d".into(), "-drive".into(), drive]);
     }
-    if let Some(tap) = tap {
-        let tap = format!("tap,id=n,ifname={tap},script=no,downscript=no,vhost=off");
-        arguments.extend(words(["-netdev", &tap, "-device", "virtio-net-device,netdev=n"]));
-    }
+    arguments.extend(["-append".into(), line.into(), "-kernel".into(), kernel.path().into()]);
+    arguments.extend(initrd.iter().flat_map(|initrd| ["-initrd".into(), (*initrd).into()]));
     Ok(arguments)
 }
