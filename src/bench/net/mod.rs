@@ -78,8 +78,13 @@ struct Passed {
 }
 
 impl Passed {
-    fn of(said: &Said) -> anyhow::Result<Self> {
-        Ok(Self { frames: said.number("n")?, bytes: said.number("bytes")?, seconds: said.seconds()? })
+    /// By what a guest says. One that receives does so for as long as it was told, whether there are frames or not.
+    fn of(said: &Said, way: Way, time: Duration) -> anyhow::Result<Self> {
+        let seconds = match way {
+            Way::Send(_) | Way::SendLarge => said.seconds()?,
+            Way::Receive(_) => time.as_secs_f64(),
+        };
+        Ok(Self { frames: said.number("n")?, bytes: said.number("bytes")?, seconds })
     }
 
     fn a_second(self, unit: Unit) -> f64 {
@@ -166,7 +171,7 @@ fn pass(setup: &Setup, vmm: &Vmm, way: Way, time: Duration) -> anyhow::Result<Pa
     };
     let (ours, host, sink) = (tap::GUEST, tap::HOST, frame::text(frame::SINK));
     let words = format!("net={what} ms={} src={ours} dst={host} dmac={sink} quiet", time.as_millis());
-    Passed::of(&job::run(setup, vmm, &guest(setup, words))?)
+    Passed::of(&job::run(setup, vmm, &guest(setup, words))?, way, time)
 }
 
 #[cfg(test)]
