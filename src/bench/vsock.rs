@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow, ensure};
 use super::job::{self, Said};
 use super::peers::{Guest, Vmm};
 use super::results::{Case, Figure, Unit};
-use super::rounds::{Contest, Sample};
+use super::rounds::Contest;
 use super::stats::median;
 use super::{FLOOR, Progress, Setup, hold, nanoseconds};
 
@@ -28,52 +28,81 @@ const CHUNK: usize = 64 << 10;
 /// What is sent is zero but for the last byte of all.
 const LAST: u8 = 1;
 
-const TO_HOST: &str = "vsock/to-host";
-const TO_GUEST: &str = "vsock/to-guest";
-const ROUND_TRIP: &str = "vsock/round-trip";
+/// What goes over the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    ToHost,
+    ToGuest,
+    RoundTrip,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::ToHost, Self::ToGuest, Self::RoundTrip];
+
+    fn figure(self) -> Figure {
+        let rate = Unit::BytesPerSecond;
+        match self {
+            Self::ToHost => {
+                Figure::higher("vsock/to-host", "a stream from the guest, in packets of 16 KiB", rate)
+            }
+            Self::ToGuest => {
+                Figure::higher("vsock/to-guest", "a stream to the guest, in packets of 16 KiB", rate)
+            }
+            Self::RoundTrip => {
+                Figure::lower("vsock/round-trip", "64 bytes to the guest and back", Unit::Nanoseconds)
+            }
+        }
+    }
+}
 
 pub(super) fn measure(setup: &Setup, progress: Progress<'_>) -> anyhow::Result<Vec<Case>> {
-    let figures = vec![
-        Figure::higher(TO_HOST, "a stream from the guest, in packets of 16 KiB", Unit::BytesPerSecond),
-        Figure::higher(TO_GUEST, "a stream to the guest, in packets of 16 KiB", Unit::BytesPerSecond),
-        Figure::lower(ROUND_TRIP, "64 bytes to the guest and back", Unit::Nanoseconds),
-    ];
-    let mut contest = Contest::new(figures, 1, setup.rounds(5, 12));
+    let mut cases = Vec::new();
+    for way in Way::ALL {
+        cases.extend(one_way(setup, way, progress)?);
+    }
+    Ok(cases)
+}
+
+fn one_way(setup: &Setup, way: Way, progress: Progress<'_>) -> anyhow::Result<Vec<Case>> {
+    let figure = way.figure();
+    let (id, title) = (figure.id.clone(), figure.title.clone());
+    let mut contest = Contest::new(vec![figure], 1, setup.rounds(5, 12));
     let time = Duration::from_millis(setup.effort.pick(100, 300));
+    let sample = |value: anyhow::Result<f64>| Ok(vec![(id.clone(), value?)]);
     for vmm in &setup.vmms {
         if vmm.name == FLOOR {
-            contest.add(FLOOR, move || between_threads(time));
+            contest.add(FLOOR, move || sample(between_threads(way, time)));
             continue;
         }
         let anywhere = setup.folder().join("vsock");
         match job::lacks(setup, vmm, &guest(setup, "", &anywhere))? {
             Some(why) => contest.lacks(&vmm.name, why),
-            None => contest.add(&vmm.name, move || with_guest(setup, vmm, time)),
+            None => contest.add(&vmm.name, move || sample(with_guest(setup, vmm, way, time))),
         }
     }
-    hold(contest, "vsock", progress)
+    hold(contest, &title, progress)
 }
 
 fn guest<'a>(setup: &'a Setup, words: impl Into<String>, socket: &'a Path) -> Guest<'a> {
     Guest { vsock: Some((CID, socket)), ..setup.guest(MEMORY_MIB, words) }
 }
 
-/// One run of a VMM for each figure.
-fn with_guest(setup: &Setup, vmm: &Vmm, time: Duration) -> anyhow::Result<Sample> {
-    let send = format!("vsock=send ms={} quiet", time.as_millis());
-    let (sent, taken) = connected(setup, vmm, &send, |mut host| take(&mut host))?;
-    let (received, given) = connected(setup, vmm, "vsock=recv quiet", |mut host| give(&mut host, time))?;
-    let (_, trip) = connected(setup, vmm, "vsock=echo quiet", |mut host| round_trip(&mut host, time))?;
-    let rate = |said: &Said, host: f64| {
-        let bytes = said.number("bytes")?;
-        ensure!((bytes - host).abs() < 0.5, "{bytes} bytes at the guest's end, {host} at the host's");
-        said.a_second("bytes")
+/// One run of a VMM.
+fn with_guest(setup: &Setup, vmm: &Vmm, way: Way, time: Duration) -> anyhow::Result<f64> {
+    let (said, bytes) = match way {
+        Way::ToHost => {
+            let words = format!("vsock=send ms={} quiet", time.as_millis());
+            connected(setup, vmm, &words, |mut host| take(&mut host))?
+        }
+        Way::ToGuest => connected(setup, vmm, "vsock=recv quiet", |mut host| give(&mut host, time))?,
+        Way::RoundTrip => {
+            let words = "vsock=echo quiet";
+            return Ok(connected(setup, vmm, words, |mut host| round_trip(&mut host, time))?.1);
+        }
     };
-    Ok(vec![
-        (TO_HOST.to_owned(), rate(&sent, taken)?),
-        (TO_GUEST.to_owned(), rate(&received, given)?),
-        (ROUND_TRIP.to_owned(), trip),
-    ])
+    let told = said.number("bytes")?;
+    ensure!((told - bytes).abs() < 0.5, "{told} bytes at the guest's end, {bytes} at the host's");
+    said.a_second("bytes")
 }
 
 /// Runs a guest that connects, and the host's end of the connection.
@@ -99,11 +128,12 @@ fn connected<T: Send>(
 }
 
 /// The same without a guest, and without a VMM.
-fn between_threads(time: Duration) -> anyhow::Result<Sample> {
-    let (to_host, _) = paired(|mut guest| send(&mut guest, time), |mut host| take(&mut host))?;
-    let (to_guest, _) = paired(|mut guest| rate_of(&mut guest), |mut host| give(&mut host, time))?;
-    let ((), trip) = paired(|mut guest| echo(&mut guest), |mut host| round_trip(&mut host, time))?;
-    Ok(vec![(TO_HOST.to_owned(), to_host), (TO_GUEST.to_owned(), to_guest), (ROUND_TRIP.to_owned(), trip)])
+fn between_threads(way: Way, time: Duration) -> anyhow::Result<f64> {
+    match way {
+        Way::ToHost => Ok(paired(|mut guest| send(&mut guest, time), |mut host| take(&mut host))?.0),
+        Way::ToGuest => Ok(paired(|mut guest| rate_of(&mut guest), |mut host| give(&mut host, time))?.0),
+        Way::RoundTrip => Ok(paired(|mut guest| echo(&mut guest), |mut host| round_trip(&mut host, time))?.1),
+    }
 }
 
 /// Both ends at work, each on a thread.

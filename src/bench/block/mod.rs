@@ -15,6 +15,8 @@ use super::rounds::{Contest, Sample};
 use super::{Effort, FIO, Progress, Setup, hold};
 
 const MEMORY_MIB: u64 = 256;
+/// fio takes part in one quick round of so many: it mostly sleeps.
+const FIO_EVERY: usize = 2;
 /// Other engines than a VMM's default take part in one round of so many.
 const ENGINES_EVERY: usize = 2;
 
@@ -125,7 +127,7 @@ fn disks(setup: &Setup, image: &Image, direct: bool, progress: Progress<'_>) -> 
         }
     }
     match on_path(FIO) {
-        Some(program) => contest.add(FIO, move || {
+        Some(program) => contest.add_every(setup.effort.pick(FIO_EVERY, 1), FIO, move || {
             let sample = fio::run(&program, image.path(), direct, time)?;
             image.sync()?;
             Ok(sample)

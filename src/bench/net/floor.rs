@@ -14,6 +14,8 @@ use anyhow::{Context, ensure};
 use super::frame::{self, VNET_HEADER};
 use super::{Passed, Way, tap};
 
+/// How long the first frame may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// As long as a frame may be that comes from the tap.
 const LONGEST: usize = 1 << 16;
 
@@ -59,18 +61,18 @@ fn send(tap: &mut File, frame: &[u8], time: Duration) -> anyhow::Result<Passed> 
     Ok(Passed { frames, bytes, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// Asks again and again, as the embedded guest does.
+/// Asks again and again, as the embedded guest does, from the first frame on for so long.
 fn receive(tap: &mut File, time: Duration) -> anyhow::Result<Passed> {
-    let (mut buffer, start) = (vec![0; LONGEST], Instant::now());
-    let mut passed = Passed { frames: 0.0, bytes: 0.0, seconds: 0.0 };
-    let mut first = None;
-    while start.elapsed() < time {
+    let (mut buffer, mut end) = (vec![0; LONGEST], Instant::now() + PATIENCE);
+    let mut passed = Passed { frames: 0.0, bytes: 0.0, seconds: time.as_secs_f64() };
+    while Instant::now() < end {
         match tap.read(&mut buffer) {
             Ok(count) => {
-                let first = *first.get_or_insert_with(Instant::now);
+                if passed.frames == 0.0 {
+                    end = Instant::now() + time;
+                }
                 passed.frames += 1.0;
                 passed.bytes += f64::from(u32::try_from(count.saturating_sub(VNET_HEADER))?);
-                passed.seconds = first.elapsed().as_secs_f64();
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error).context("a frame from the tap"),

@@ -78,8 +78,13 @@ struct Passed {
 }
 
 impl Passed {
-    fn of(said: &Said) -> anyhow::Result<Self> {
-        Ok(Self { frames: said.number("n")?, bytes: said.number("bytes")?, seconds: said.seconds()? })
+    /// By what a guest says. One that receives does so for as long as it was told, whether there are frames or not.
+    fn of(said: &Said, way: Way, time: Duration) -> anyhow::Result<Self> {
+        let seconds = match way {
+            Way::Send(_) | Way::SendLarge => said.seconds()?,
+            Way::Receive(_) => time.as_secs_f64(),
+        };
+        Ok(Self { frames: said.number("n")?, bytes: said.number("bytes")?, seconds })
     }
 
     fn a_second(self, unit: Unit) -> f64 {
@@ -105,45 +110,54 @@ pub(super) fn measure(setup: &Setup, progress: Progress<'_>) -> anyhow::Result<V
 }
 
 fn frames(setup: &Setup, progress: Progress<'_>) -> anyhow::Result<Vec<Case>> {
-    let figures = WORKLOADS.iter().map(|work| Figure::higher(work.id, work.title, work.unit)).collect();
-    let mut contest = Contest::new(figures, setup.effort.pick(0, 1), setup.rounds(3, 8));
+    let refused = tap::prepare().err().map(|error| format!("{error:#}"));
+    let mut cases = Vec::new();
+    for work in &WORKLOADS {
+        cases.extend(one_work(setup, work, refused.as_deref(), progress)?);
+    }
+    Ok(cases)
+}
+
+fn one_work(
+    setup: &Setup,
+    work: &Work,
+    refused: Option<&str>,
+    progress: Progress<'_>,
+) -> anyhow::Result<Vec<Case>> {
+    let figure = Figure::higher(work.id, work.title, work.unit);
+    let mut contest = Contest::new(vec![figure], setup.effort.pick(0, 1), setup.rounds(3, 8));
     let time = Duration::from_millis(setup.effort.pick(100, 300));
-    let refused = tap::prepare().err();
     for vmm in &setup.vmms {
-        let why = match &refused {
-            Some(error) => Some(format!("{error:#}")),
+        let why = match refused {
+            Some(why) => Some(why.to_owned()),
             None if vmm.name == FLOOR => None,
             None => job::lacks(setup, vmm, &guest(setup, ""))?,
         };
         match why {
             Some(why) => contest.lacks(&vmm.name, why),
-            None => contest.add(&vmm.name, move || all_works(setup, vmm, time)),
+            None => contest.add(&vmm.name, move || run(setup, vmm, work, time)),
         }
     }
-    hold(contest, "net", progress)
+    hold(contest, work.title, progress)
 }
 
 fn guest(setup: &Setup, words: impl Into<String>) -> Guest<'_> {
     Guest { tap: Some(tap::NAME), ..setup.guest(MEMORY_MIB, words) }
 }
 
-/// One run for each work.
-fn all_works(setup: &Setup, vmm: &Vmm, time: Duration) -> anyhow::Result<Sample> {
-    let one = |work: &Work| {
-        let passed = match work.way {
-            Way::Receive(bytes) => tap::while_sending(bytes, || pass(setup, vmm, work.way, time))?,
-            Way::Send(_) | Way::SendLarge => {
-                let before = tap::frames_seen()?;
-                let passed = pass(setup, vmm, work.way, time)?;
-                let seen = tap::frames_seen()? - before;
-                ensure!(seen >= passed.frames, "{} frames were sent, the tap has seen {seen}", passed.frames);
-                passed
-            }
-        };
-        ensure!(passed.frames > 0.0, "no frame has passed");
-        Ok((work.id.to_owned(), passed.a_second(work.unit)))
+fn run(setup: &Setup, vmm: &Vmm, work: &Work, time: Duration) -> anyhow::Result<Sample> {
+    let passed = match work.way {
+        Way::Receive(bytes) => tap::while_sending(bytes, || pass(setup, vmm, work.way, time))?,
+        Way::Send(_) | Way::SendLarge => {
+            let before = tap::frames_seen()?;
+            let passed = pass(setup, vmm, work.way, time)?;
+            let seen = tap::frames_seen()? - before;
+            ensure!(seen >= passed.frames, "{} frames were sent, the tap has seen {seen}", passed.frames);
+            passed
+        }
     };
-    WORKLOADS.iter().map(one).collect()
+    ensure!(passed.frames > 0.0, "no frame has passed");
+    Ok(vec![(work.id.to_owned(), passed.a_second(work.unit))])
 }
 
 fn pass(setup: &Setup, vmm: &Vmm, way: Way, time: Duration) -> anyhow::Result<Passed> {
@@ -157,7 +171,7 @@ fn pass(setup: &Setup, vmm: &Vmm, way: Way, time: Duration) -> anyhow::Result<Pa
     };
     let (ours, host, sink) = (tap::GUEST, tap::HOST, frame::text(frame::SINK));
     let words = format!("net={what} ms={} src={ours} dst={host} dmac={sink} quiet", time.as_millis());
-    Passed::of(&job::run(setup, vmm, &guest(setup, words))?)
+    Passed::of(&job::run(setup, vmm, &guest(setup, words))?, way, time)
 }
 
 #[cfg(test)]

@@ -29,7 +29,11 @@ fn frames_are_as_long_as_they_shall_be() {
 #[test]
 fn what_has_passed_is_frames_or_bytes_a_second() {
     let said = Said::parse("net op=send n=500 bytes=757000 ns=250000000 errors=0", "net").unwrap();
-    let passed = Passed::of(&said).unwrap();
+    let time = Duration::from_millis(500);
+    let passed = Passed::of(&said, Way::SendLarge, time).unwrap();
     assert_eq!(passed.a_second(Unit::PerSecond), 2000.0);
     assert_eq!(passed.a_second(Unit::BytesPerSecond), 3_028_000.0);
+    // Between bursts a receiver waits, and that counts.
+    let passed = Passed::of(&said, Way::Receive(1514), time).unwrap();
+    assert_eq!(passed.a_second(Unit::PerSecond), 1000.0);
 }
