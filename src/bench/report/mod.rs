@@ -3,7 +3,7 @@
 //! Charts are HTML with an SVG for each row. An SVG is stretched to the width that there is, its strokes are not, and
 //! words stay outside of it: so a page reads the same on a telephone, a screen and paper. Views of the same chart are
 //! radio buttons, and each chart has its numbers in a table beneath. What is hostile in results, such as the reason
-//! that a VMM gave, is text and nothing else: all of it goes through [`text::escape`].
+//! that a VMM gave, is text and nothing else: all of it goes through `text::escape`.
 
 mod changes;
 mod curves;

@@ -95,12 +95,14 @@ fn pane(page: &Page<'_>, index: usize, base: &str) -> String {
         }
         drawn += &draw(page, row, &scale, &ticks);
     }
-    let (name, others) = (escape(base), page.vmms.iter().filter(|vmm| **vmm != base));
-    let legend = others.map(|vmm| format!("<li class=\"{}\">than {}</li>", page.class(vmm), page.name(vmm)));
+    let legend = others(page, &rows)
+        .into_iter()
+        .map(|vmm| format!("<li class=\"{}\">than {}</li>", page.class(vmm), page.name(vmm)));
     format!(
         "<div class=\"pane\" id=\"pane-{index}\"><div class=\"card\"><ul class=\"legend\">{legend}</ul>\n\
          <figure class=\"fig forest\"><figcaption class=\"sides\"><span>← <bdi>{name}</bdi> is worse</span><span><bdi>{name}</bdi> is better →</span></figcaption>\
          <div class=\"rows\">\n{drawn}<div class=\"row axis\" aria-hidden=\"true\"><div class=\"what\"><div class=\"ticks\">{ticks}</div></div></div></div></figure>\n{table}</div></div>\n",
+        name = escape(base),
         legend = legend.collect::<String>(),
         ticks = ticks_of(&scale, &ticks),
         table = table(page, base, &rows),
@@ -135,13 +137,19 @@ fn draw(page: &Page<'_>, row: &Row<'_>, scale: &Scale, ticks: &[(f64, String)]) 
     )
 }
 
+/// Those who are compared with in any row.
+fn others<'p>(page: &'p Page<'_>, rows: &[Row<'_>]) -> Vec<&'p str> {
+    let is_there = |vmm: &&str| rows.iter().any(|row| row.others.iter().any(|(other, _)| other == vmm));
+    page.vmms.iter().copied().filter(is_there).collect()
+}
+
 fn table(page: &Page<'_>, base: &str, rows: &[Row<'_>]) -> String {
-    let others: Vec<_> = page.vmms.iter().filter(|vmm| **vmm != base).collect();
+    let others = others(page, rows);
     let names = others.iter().map(|other| format!("times as good as <bdi>{}</bdi>", escape(other)));
     let head: Vec<_> = ["figure".to_owned()].into_iter().chain(names).collect();
     let lines = rows.iter().map(|row| {
         let cells = others.iter().map(|other| {
-            let ratio = row.others.iter().find(|(name, _)| name == *other);
+            let ratio = row.others.iter().find(|(name, _)| name == other);
             let text = ratio.map(|(_, ratio)| with_interval(ratio.p50, ratio.low, ratio.high));
             format!("<td>{}</td>", text.unwrap_or_default())
         });

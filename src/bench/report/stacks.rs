@@ -9,8 +9,13 @@ use super::{Page, Plot, numbers};
 const COLOURS: usize = 8;
 /// A part that is narrower than this, in per cent of the row, has no room for its number.
 const ROOM: f64 = 3.5;
+/// Less of a whole than this part need not be explained: medians do not add up.
+const REST: f64 = 0.02;
 /// Where wholes differ by more than this factor, shares are shown first: of the least, no parts could be seen.
 const FAR: f64 = 5.0;
+
+const REST_OF_LEGEND: &str = "<li><svg class=\"bars\" width=\"20\" height=\"18\" aria-hidden=\"true\" \
+     focusable=\"false\"><rect class=\"rest\" width=\"20\" height=\"18\" rx=\"3\"/></svg> the rest of it</li>\n";
 
 /// Parts of one contender in one run: medians, of those that it has.
 struct Row<'a> {
@@ -21,8 +26,18 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// The parts together, and the whole where that is more.
     fn total(&self) -> f64 {
+        self.whole.unwrap_or_default().max(self.sum())
+    }
+
+    fn sum(&self) -> f64 {
         self.parts.iter().flatten().map(|part| part.max(0.0)).sum()
+    }
+
+    /// Whether there is more to the whole than the parts that are told.
+    fn has_rest(&self) -> bool {
+        self.sum() < self.total() * (1.0 - REST)
     }
 }
 
@@ -47,7 +62,7 @@ pub(super) fn of(page: &Page<'_>, whole: &str) -> Option<String> {
     let parts = page.parts(whole);
     let unit = parts.first()?.figure.unit;
     let rows = rows(page, whole, &parts);
-    let totals = rows.iter().map(|row| row.whole.unwrap_or_default().max(row.total()));
+    let totals = rows.iter().map(Row::total);
     let most = totals.clone().reduce(f64::max).filter(|most| *most > 0.0)?;
     let far = totals.reduce(f64::min).is_some_and(|least| most > least * FAR);
     let widths = match rows.len() {
@@ -68,13 +83,14 @@ pub(super) fn of(page: &Page<'_>, whole: &str) -> Option<String> {
             )
         })
         .collect();
+    let rest = if rows.iter().any(Row::has_rest) { REST_OF_LEGEND } else { "" };
     let legend = parts
         .iter()
         .enumerate()
         .map(|(index, part)| format!("<li>{} {}</li>\n", swatch(index), escape(&part.figure.title)));
     let names: Vec<_> = widths.iter().map(|(_, name)| *name).collect();
     Some(format!(
-        "<figure class=\"fig stack\"><figcaption>What it is made of (medians)</figcaption>{}<div class=\"rows\">\n{bars}</div>\n<ul class=\"legend\">\n{}</ul>{}</figure>\n{}",
+        "<figure class=\"fig stack\"><figcaption>What it is made of (medians)</figcaption>{}<div class=\"rows\">\n{bars}</div>\n<ul class=\"legend\">\n{}{rest}</ul>{}</figure>\n{}",
         picker(&format!("{}-parts", super::anchor(whole)), "Widths", &names),
         legend.collect::<String>(),
         silent(page, &parts),
@@ -118,7 +134,11 @@ fn bar(row: &Row<'_>, class: &str, width: Width) -> String {
         }
         at += wide;
     }
-    if let (Width::Of(_), Some(whole)) = (width, row.whole.map(per_cent)) {
+    if let Some(whole) = row.whole.map(per_cent) {
+        if row.has_rest() {
+            bars +=
+                &format!(r#"<rect class="rest" x="{at:.2}%" y="3" width="{:.2}%" height="22"/>"#, whole - at);
+        }
         bars += &format!(r#"<line class="whole" x1="{whole:.2}%" x2="{whole:.2}%" y1="0" y2="28"/>"#);
     }
     format!(r#"<svg class="bars {class}" height="28" aria-hidden="true" focusable="false">{bars}</svg>"#)

@@ -37,6 +37,9 @@ pub(super) fn anchor(id: &str) -> String {
 
 /// A number with its unit, which stays on its line.
 pub(super) fn show(value: f64, unit: Unit) -> String {
+    if unit == Unit::Count && value.fract() != 0.0 {
+        return ratio(value);
+    }
     table::show(value, unit).replace(" us", " µs").replace(' ', "\u{a0}")
 }
 
