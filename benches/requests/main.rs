@@ -11,8 +11,6 @@
 //! `CARGO_PROFILE_BENCH_STRIP=none`.
 
 mod driver;
-#[path = "../support/mod.rs"]
-mod support;
 mod valgrind;
 
 use std::fs::File;
@@ -20,6 +18,7 @@ use std::path::Path;
 use std::{env, hint, io};
 
 use anyhow::{Context, ensure};
+use bantam::bench::host::{self, Host};
 use bantam::virtio::block::config::{Disk, EngineKind};
 use bantam::virtio::feature;
 use bantam::virtio::net::config::Net;
@@ -28,8 +27,6 @@ use serde::Serialize;
 use vm_memory::{Bytes, GuestAddress};
 
 use driver::{Buffer, Driver};
-use support::host::Fingerprint;
-use support::results;
 
 /// Turns of the first run.
 const TURNS: u32 = 200;
@@ -98,7 +95,8 @@ const fn case(name: &'static str, engine: EngineKind, features: u64, depth: u16)
 
 #[derive(Serialize)]
 struct Results {
-    host: Fingerprint,
+    commit: Option<String>,
+    host: Host,
     valgrind: String,
     instructions: Vec<Cost>,
 }
@@ -139,7 +137,11 @@ fn main() -> anyhow::Result<()> {
         }
     }
     if options.save {
-        results::save("requests.json", &Results { host: Fingerprint::take(), valgrind, instructions })?;
+        let (commit, host) = (host::commit(&env::current_exe()?), Host::look());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results/requests.json");
+        let results = Results { commit, host, valgrind, instructions };
+        std::fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&results)?))?;
+        println!("\nwritten to {}", path.display());
     }
     Ok(())
 }

@@ -163,7 +163,8 @@ fn own_seconds() -> f64 {
 }
 
 /// The commit of the checkout that a program was built in, where it still lies in its `target` folder.
-pub(super) fn commit(program: &Path) -> Option<String> {
+#[must_use]
+pub fn commit(program: &Path) -> Option<String> {
     let checkout = program.ancestors().find(|folder| folder.join(".git").exists())?;
     let git = |arguments: &[&str]| {
         let output = Command::new("git").arg("-C").arg(checkout).args(arguments).output().ok()?;

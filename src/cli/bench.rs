@@ -60,9 +60,6 @@ enum What {
     Compare(Compare),
     /// A page to look at, of one run or more: in one file, with nothing from elsewhere.
     Report(Report),
-    /// The bare calls to KVM, as a program of their own.
-    #[command(hide = true)]
-    Floor(Floor),
     /// Many machines in one process, as a program of their own.
     #[command(hide = true)]
     Crowd(Crowd),
@@ -132,14 +129,6 @@ struct Report {
 }
 
 #[derive(Args, Debug)]
-struct Floor {
-    /// MiB.
-    #[arg(long)]
-    memory: u64,
-    words: String,
-}
-
-#[derive(Args, Debug)]
 struct Crowd {
     #[arg(long)]
     count: usize,
@@ -155,6 +144,15 @@ const EXIT_REGRESSION: u8 = 3;
 fn named(text: &str) -> Result<(String, PathBuf), String> {
     let (name, path) = text.split_once('=').ok_or("give NAME=PATH")?;
     Ok((name.to_owned(), path.into()))
+}
+
+/// Does what the floor's process does, if this is one: `bantam bench floor MIB WORDS`. It is no subcommand, as to
+/// parse those takes time, which the bare calls do not need.
+pub(super) fn floor() -> Option<anyhow::Result<ExitCode>> {
+    let mut arguments = std::env::args_os().skip(1).map_while(|word| word.into_string().ok());
+    let is_floor = arguments.next()? == "bench" && arguments.next()? == "floor";
+    let (memory, words) = (arguments.next()?.parse().ok()?, arguments.next()?);
+    is_floor.then(|| bench::floor::run(memory, &words).map(|()| ExitCode::SUCCESS))
 }
 
 impl Bench {
@@ -173,9 +171,6 @@ impl Bench {
             What::Linux(measure) => measure.run(&[Group::Linux]),
             What::Report(report) => report.run(),
             What::Compare(compare) => compare.run(),
-            What::Floor(Floor { memory, words }) => {
-                bench::floor::run(memory, &words).map(|()| ExitCode::SUCCESS)
-            }
             What::Crowd(Crowd { count, memory, words }) => {
                 super::session::raise_descriptor_limit();
                 bench::crowd::run(count, memory, &words).map(|()| ExitCode::SUCCESS)

@@ -22,7 +22,7 @@ impl Adapter for Floor {
         if *cpus != 1 || initrd.is_some() || matches!(kernel, Kernel::File(_)) {
             return Err(NotSupported("the bare calls run the embedded guest on one vCPU only".to_owned()));
         }
-        Ok(words(["bench", "floor", "--memory", &memory_mib.to_string(), line]))
+        Ok(words(["bench", "floor", &memory_mib.to_string(), line]))
     }
     fn save(&self, _: &Path, _: &Guest<'_>, _: &Path, _: &str) -> anyhow::Result<()> {
         Err(NotSupported("the bare calls bring machines back in the bench's own process".to_owned()).into())

@@ -1,9 +1,9 @@
 //! What comes before and after the figures: what was measured, on what, how well, and what could not be.
 
 use super::super::results::{Better, Outcome, Results, Unit};
-use super::super::{BANTAM, FLOOR};
+use super::super::{BANTAM, FLOOR, REFERENCES};
 use super::text::{advantage, escape, show};
-use super::{Page, Plot, REFERENCES, to_reference};
+use super::{Page, Plot, to_reference};
 
 /// What a group measures.
 pub(super) fn about(group: &str) -> &'static str {

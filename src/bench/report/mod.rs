@@ -22,8 +22,6 @@ use super::results::{Better, Case, Figure, Measured, Outcome, Results};
 use super::{BANTAM, FLOOR};
 
 const STYLE: &str = include_str!("style.css");
-/// What is measured without a VMM: the bare calls to KVM, and for disks fio.
-const REFERENCES: [&str; 2] = [FLOOR, "fio"];
 /// Marks of contenders, so that colours are not needed to tell them apart: around the origin, 10 units wide.
 const MARKS: [&str; 7] = [
     "M-5-3.2l1.8-1.8L0-1.8l3.2-3.2L5-3.2L1.8 0L5 3.2L3.2 5L0 1.8L-3.2 5L-5 3.2L-1.8 0z",
@@ -287,7 +285,7 @@ fn style(names: &[&str], name: &str) -> usize {
 
 /// The ratio to what is measured without a VMM, in words.
 fn to_reference(measured: &Measured) -> Option<String> {
-    let ratio = REFERENCES.iter().find_map(|name| measured.ratio_to(name))?;
+    let ratio = measured.to_reference()?;
     Some(format!("{}\u{a0}× {}", text::ratio(ratio.p50), escape(&ratio.to)))
 }
 
