@@ -9,8 +9,9 @@ use std::path::Path;
 use std::{env, fs};
 
 use bantam::bench::results::{Case, Measured, Results};
+use bantam::bench::stats::ENOUGH;
 use bantam::bench::table::show;
-use bantam::bench::{BANTAM, FLOOR};
+use bantam::bench::{BANTAM, FLOOR, REFERENCES};
 
 const BEGIN: &str = "<!-- figures: written by `make bench-readme` -->\n";
 const END: &str = "<!-- end of figures -->\n";
@@ -28,20 +29,28 @@ fn of<'a>(case: &'a Case, vmm: &str) -> Option<&'a Measured> {
     case.of(vmm)?.measured()
 }
 
+/// The ratio to another, with its interval where there are samples enough for one.
+fn ratio(measured: &Measured, case: &Case, to: &str) -> Option<String> {
+    let ratio = measured.ratio_to(to)?;
+    let others = &of(case, to)?.samples;
+    let pairs = measured.samples.iter().zip(others).filter(|(one, other)| one.is_some() && other.is_some());
+    let interval = format!(" ({:.2} to {:.2})", ratio.low, ratio.high);
+    let interval = if pairs.count() < ENOUGH { String::new() } else { interval };
+    Some(format!("{:.2}{interval}", ratio.p50))
+}
+
 fn row(case: &Case) -> Option<String> {
     let bantam = of(case, BANTAM)?;
     let value =
         |vmm| of(case, vmm).map(|measured| show(measured.summary.p50, case.figure.unit)).unwrap_or_default();
-    let ratio = |vmm| {
-        let ratio = bantam.ratio_to(vmm)?;
-        Some(format!("{:.2} ({:.2} to {:.2})", ratio.p50, ratio.low, ratio.high))
-    };
+    let reference = REFERENCES.into_iter().find(|name| of(case, name).is_some()).unwrap_or(FLOOR);
+    let ratio = |to| ratio(bantam, case, to);
     Some(format!(
         "| {} | {} | {} | {} | {} | {} |\n",
         cell(&case.figure.title),
-        value(FLOOR),
+        value(reference),
         value(BANTAM),
-        ratio(FLOOR).unwrap_or_default(),
+        ratio(reference).unwrap_or_default(),
         value(PEER),
         ratio(PEER).unwrap_or_default(),
     ))
@@ -72,8 +81,11 @@ fn figures(results: &Results) -> String {
     let version = results.vmms.iter().find(|vmm| vmm.name == PEER).and_then(|vmm| vmm.version.clone());
     let _ = writeln!(text, " The peer is {}.", version.unwrap_or_else(|| "not there".to_owned()));
     for cases in results.cases.chunk_by(|one, next| one.figure.group() == next.figure.group()) {
-        let rows: String =
-            cases.iter().filter(|case| case.figure.part_of.is_none()).filter_map(row).collect();
+        let rows: String = cases
+            .iter()
+            .filter(|case| case.figure.part_of.is_none() || of(case, FLOOR).is_some())
+            .filter_map(row)
+            .collect();
         if !rows.is_empty() {
             let _ = write!(
                 text,

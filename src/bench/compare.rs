@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::results::{Better, Case, Measured, Results, Unit};
 use super::stats::{interval_of_change, median};
-use super::{BANTAM, REFERENCES};
+use super::{BANTAM, REFERENCES, is_bantams};
 
 /// A change by less than this part is none.
 pub const THRESHOLD: f64 = 0.05;
@@ -20,8 +20,10 @@ pub struct Change {
     pub id: String,
     /// Whose.
     pub vmm: String,
-    /// Its unit, or none where ratios to the floor are compared.
+    /// Its unit, or none where ratios are compared.
     pub unit: Option<Unit>,
+    /// What the ratios are to: the floor, or fio.
+    pub to: Option<String>,
     /// The median before.
     pub before: f64,
     /// And after.
@@ -63,6 +65,12 @@ impl Comparison {
         if !before.host.is_like(&after.host) {
             warnings.push("the runs are of different machines".to_owned());
         }
+        if before.host.kernel != after.host.kernel || before.host.governor != after.host.governor {
+            warnings.push("the runs are of different kernels, or governors".to_owned());
+        }
+        if before.effort != after.effort {
+            warnings.push("a quick and a full run do not measure the same work".to_owned());
+        }
         for (run, results) in [("before", before), ("after", after)] {
             warnings.extend(results.quiet.disturbed.iter().map(|why| format!("{run}: {why}")));
         }
@@ -75,7 +83,11 @@ impl Comparison {
                 let second = other.and_then(|other| Some((other, other.of(&series.vmm)?.measured()?)));
                 match second {
                     Some((other, second)) => {
-                        changes.extend(change(&series.vmm, (case, first), (other, second), threshold));
+                        match change(&series.vmm, (case, first), (other, second), threshold) {
+                            Some(change) => changes.push(change),
+                            None if series.vmm == BANTAM => missing.push(format!("{id} (too few samples)")),
+                            None => {}
+                        }
                     }
                     None if series.vmm == BANTAM => missing.push(format!("{id} (before only)")),
                     None => {}
@@ -94,7 +106,7 @@ impl Comparison {
     /// Whether something of Bantam's has become worse.
     #[must_use]
     pub fn has_regression(&self) -> bool {
-        self.changes.iter().any(|change| change.vmm == BANTAM && change.verdict == Verdict::Regression)
+        self.changes.iter().any(|change| is_bantams(&change.vmm) && change.verdict == Verdict::Regression)
     }
 }
 
@@ -104,8 +116,11 @@ fn change(
     after: (&Case, &Measured),
     threshold: f64,
 ) -> Option<Change> {
-    let relative =
-        (!REFERENCES.contains(&vmm)).then(|| Some((to_floor(before)?, to_floor(after)?))).flatten();
+    let to = REFERENCES.into_iter().find(|name| {
+        let has = |case: &Case| case.of(name).is_some_and(|series| series.measured().is_some());
+        !REFERENCES.contains(&vmm) && has(before.0) && has(after.0)
+    });
+    let relative = to.and_then(|to| Some((ratios_to(to, before)?, ratios_to(to, after)?)));
     let unit = relative.is_none().then_some(before.0.figure.unit);
     let own = |measured: &Measured| measured.samples.iter().flatten().copied().collect::<Vec<_>>();
     let (first, second) = relative.unwrap_or_else(|| (own(before.1), own(after.1)));
@@ -113,6 +128,7 @@ fn change(
         interval_of_change(&first, &second).filter(|(low, high)| low.is_finite() && high.is_finite())?;
     let (more, less) = (interval.0 > 1.0 + threshold, interval.1 < 1.0 - threshold);
     let verdict = match (before.0.figure.better, more, less) {
+        (Better::Neither, ..) => Verdict::Same,
         (Better::Lower, true, _) | (Better::Higher, _, true) => Verdict::Regression,
         (Better::Lower, _, true) | (Better::Higher, true, _) => Verdict::Improvement,
         _ => Verdict::Same,
@@ -121,6 +137,7 @@ fn change(
         id: before.0.figure.id.clone(),
         vmm: vmm.to_owned(),
         unit,
+        to: to.filter(|_| unit.is_none()).map(str::to_owned),
         before: median(&first)?,
         after: median(&second)?,
         interval,
@@ -128,9 +145,9 @@ fn change(
     })
 }
 
-/// The ratio to the floor in each round that has both.
-fn to_floor((case, measured): (&Case, &Measured)) -> Option<Vec<f64>> {
-    let floor = REFERENCES.iter().find_map(|name| case.of(name)?.measured())?;
+/// The ratio to another in each round that has both.
+fn ratios_to(to: &str, (case, measured): (&Case, &Measured)) -> Option<Vec<f64>> {
+    let floor = case.of(to)?.measured()?;
     let pairs = measured.samples.iter().zip(&floor.samples);
     Some(pairs.filter_map(|(sample, floor)| Some((*sample)? / (*floor)?)).collect())
 }

@@ -35,6 +35,7 @@ mod vsock;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -55,6 +56,23 @@ pub const BANTAM: &str = "bantam";
 pub const FIO: &str = "fio";
 /// What the others' figures are compared with, where it is measured.
 pub const REFERENCES: [&str; 2] = [FLOOR, FIO];
+
+/// Whether a contender is Bantam in one way or another: as a library, or with another engine.
+#[must_use]
+pub fn is_bantams(name: &str) -> bool {
+    name.strip_prefix(BANTAM).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Has what is measured end, with an error, before the next run of a contender. A signal handler may call it.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
 
 /// Figures that are measured together: a subcommand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -184,6 +202,14 @@ impl Setup {
     pub fn new(vmms: Vec<Vmm>, effort: Effort, rounds: Option<usize>, folder: &Path) -> anyhow::Result<Self> {
         let made = tempfile::Builder::new().prefix("bantam-bench-").tempdir_in(folder);
         let folder = made.with_context(|| format!("cannot make a folder in {}", folder.display()))?;
+        // These mean something to one VMM or another in a word with a file's name.
+        let path = folder.path().to_str().filter(|path| !path.contains(['\'', '"', '\\', ',', ':', ' ']));
+        path.with_context(|| {
+            format!(
+                "{}: use a folder without blanks, quotes, commas and colons in its path",
+                folder.path().display()
+            )
+        })?;
         let guest = folder.path().join("guest.elf");
         fs::write(&guest, EMBEDDED_GUEST).with_context(|| guest.display().to_string())?;
         Ok(Self { vmms, effort, rounds, linux: None, folder, guest })
@@ -244,9 +270,15 @@ impl Setup {
 /// Bantam or the floor fails. A peer that does is told of in the results.
 pub fn run(groups: &[Group], setup: &Setup, progress: Progress<'_>) -> anyhow::Result<Results> {
     let (host, watch, began, start) = (Host::look(), Watch::start(), SystemTime::now(), Instant::now());
+    // Before: the checkout may be another at the end.
+    let commit = setup.vmm(BANTAM).and_then(|bantam| host::commit(&bantam.program));
     let mut cases = Vec::new();
     for group in groups {
         cases.extend(group.measure(setup, progress).with_context(|| format!("bench {}", group.name()))?);
+    }
+    let mut quiet = watch.finish();
+    if cfg!(debug_assertions) {
+        quiet.disturbed.push("this is a debug build of Bantam".to_owned());
     }
     let contender = |vmm: &Vmm| Contender {
         name: vmm.name.clone(),
@@ -256,12 +288,12 @@ pub fn run(groups: &[Group], setup: &Setup, progress: Progress<'_>) -> anyhow::R
     Ok(Results {
         schema: SCHEMA,
         bantam: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: setup.vmm(BANTAM).and_then(|bantam| host::commit(&bantam.program)),
+        commit,
         began: rfc3339(began),
         took_s: start.elapsed().as_secs_f64(),
         effort: setup.effort.name().to_owned(),
         host,
-        quiet: watch.finish(),
+        quiet,
         vmms: setup.vmms.iter().map(contender).collect(),
         cases,
     })

@@ -109,6 +109,8 @@ pub enum Better {
     Lower,
     /// More is.
     Higher,
+    /// Neither: it should be one, or is there to be known.
+    Neither,
 }
 
 /// One contender's samples of a figure, or why there are none.
@@ -153,6 +155,12 @@ impl Figure {
     #[must_use]
     pub fn higher(id: impl Into<String>, title: impl Into<String>, unit: Unit) -> Self {
         Self { better: Better::Higher, ..Self::lower(id, title, unit) }
+    }
+
+    /// A figure that is there to be known.
+    #[must_use]
+    pub fn neither(id: impl Into<String>, title: impl Into<String>, unit: Unit) -> Self {
+        Self { better: Better::Neither, ..Self::lower(id, title, unit) }
     }
 
     /// The same as a part of a whole.

@@ -1,6 +1,6 @@
 //! Contenders measured in turns, so that a busy moment of the host meets all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, ensure};
 
@@ -75,18 +75,22 @@ impl<'a> Contest<'a> {
     /// Bantam or the floor has failed, or a run has not given what it should.
     pub fn run(mut self, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<Vec<Case>> {
         let all = self.warm_up + self.rounds;
+        let names: BTreeSet<_> = self.contestants.iter().map(|contestant| &contestant.name).collect();
+        ensure!(names.len() == self.contestants.len(), "two contenders have one name: {names:?}");
         let mut samples: BTreeMap<String, Vec<Option<Sample>>> = BTreeMap::new();
         for round in 0..all {
             progress(round, all);
             let counted = round.checked_sub(self.warm_up);
             let mut order: Vec<usize> = (0..self.contestants.len()).collect();
-            if round % 2 == 1 {
+            // Two rounds forth, two back: who takes part in every other one has both.
+            if round / 2 % 2 == 1 {
                 order.reverse();
             }
             let mut failed = Vec::new();
             for index in order {
                 let Some(contestant) = self.contestants.get_mut(index) else { continue };
                 let name = contestant.name.clone();
+                ensure!(!super::is_interrupted(), "interrupted");
                 let takes_part = counted.is_none_or(|round| round % contestant.every.max(1) == 0);
                 let result = takes_part.then(|| (contestant.run)()).transpose();
                 match result {
@@ -132,9 +136,9 @@ impl<'a> Contest<'a> {
     }
 }
 
-/// Whether a failure is one of the bench's own.
+/// Whether a failure is one of the bench's own: of the floor, or of Bantam, whichever way it is run.
 fn is_ours(name: &str) -> bool {
-    name == super::BANTAM || name == super::FLOOR
+    name == super::FLOOR || super::is_bantams(name)
 }
 
 /// One contestant's series of a figure; where it has none, it has said why.

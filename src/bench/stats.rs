@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 const DRAWS: usize = 2000;
 /// The interval leaves out so much at each end: together it has 95 in 100 of the draws.
 const TAIL: f64 = 0.025;
+/// With fewer samples, an interval is no more than their range, and changes are not told.
+pub const ENOUGH: usize = 5;
 /// A sample so many times the distance between the quartiles beyond one of them is an outlier (Tukey).
 const FENCE: f64 = 3.0;
 
@@ -132,9 +134,13 @@ pub fn interval_of_median(samples: &[f64]) -> Option<(f64, f64)> {
     Some((quantile(&medians, TAIL)?, quantile(&medians, 1.0 - TAIL)?))
 }
 
-/// The 95 % interval of the ratio of two medians that were measured in different runs.
+/// The 95 % interval of the ratio of two medians that were measured in different runs; none of fewer samples
+/// than [`ENOUGH`].
 #[must_use]
 pub fn interval_of_change(before: &[f64], after: &[f64]) -> Option<(f64, f64)> {
+    if before.len() < ENOUGH || after.len() < ENOUGH {
+        return None;
+    }
     let mut random = Random(1);
     let mut draw = |samples: &[f64]| {
         let drawn: Option<Vec<_>> = (0..samples.len()).map(|_| random.pick(samples)).collect();

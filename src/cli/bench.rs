@@ -1,15 +1,18 @@
 //! `bantam bench`.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use tempfile::NamedTempFile;
 
 use super::documents::print;
+use super::terminal::harmless_lines;
 use crate::bench::compare::{self, Comparison, Verdict};
 use crate::bench::linux::Linux;
 use crate::bench::peers::Vmm;
@@ -185,8 +188,11 @@ impl Measure {
         let vmms = Vmm::all(&bantam, &self.vmm)?;
         let quick = self.quick || (groups.len() > 1 && !self.full);
         let effort = if quick { Effort::Quick } else { Effort::Full };
-        // Before minutes of measuring, not after.
-        let output = self.output.map(|path| Ok::<_, anyhow::Error>((create(&path)?, path))).transpose()?;
+        // Mistakes are told before minutes of measuring, not after.
+        let output = self.output.map(Replacement::begin).transpose()?;
+        for file in self.kernel.iter().chain(&self.initrd) {
+            File::open(file).with_context(|| file.display().to_string())?;
+        }
         let mut setup = Setup::new(vmms, effort, self.rounds.map(usize::from), &self.folder)?;
         if let (Some(kernel), Some(marker)) = (self.kernel, self.marker) {
             let (initrd, words, memory_mib) = (self.initrd, self.cmdline, self.linux_memory);
@@ -194,24 +200,67 @@ impl Measure {
         } else if groups == [Group::Linux] {
             bail!("name a Linux to boot: --kernel FILE --initrd FILE --marker TEXT");
         }
+        end_when_interrupted();
         let results = bench::run(groups, &setup, &mut progress())?;
         let json = || serde_json::to_string(&results).map(|text| text + "\n");
-        if let Some((file, path)) = output {
-            io::Write::write_all(&mut &file, json()?.as_bytes())
-                .with_context(|| path.display().to_string())?;
+        if let Some(output) = output {
+            output.finish(&json()?)?;
         }
-        let text = if self.json { json()? } else { table::table(&results) };
+        let text = if self.json { json()? } else { harmless_lines(&table::table(&results)) };
         print(text.as_bytes())
     }
 }
 
-fn create(path: &Path) -> anyhow::Result<File> {
-    File::create(path).with_context(|| format!("cannot write {}", path.display()))
+/// A file that takes the place of another, or of none, when it is whole.
+struct Replacement {
+    path: PathBuf,
+    new: NamedTempFile,
+}
+
+impl Replacement {
+    fn begin(path: PathBuf) -> anyhow::Result<Self> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        let new = tempfile::Builder::new().permissions(readable).tempfile_in(folder);
+        let new = new.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path, new })
+    }
+
+    fn finish(mut self, text: &str) -> anyhow::Result<()> {
+        let about = || format!("cannot write {}", self.path.display());
+        self.new.write_all(text.as_bytes()).with_context(about)?;
+        self.new.persist(&self.path).with_context(about)?;
+        Ok(())
+    }
+}
+
+extern "C" fn interrupted(_: libc::c_int) {
+    bench::interrupt();
+}
+
+/// Has the first signal that asks for the end wait for the run that is under way, and everything put back; the
+/// second one ends the process.
+#[allow(unsafe_code)]
+fn end_when_interrupted() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: a zeroed sigaction is one without a mask; the handler stores to an atomic and does nothing else.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = interrupted as extern "C" fn(libc::c_int) as usize;
+            action.sa_flags = libc::SA_RESTART | libc::SA_RESETHAND;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        }
+    }
 }
 
 /// A line on a terminal at standard error, or nothing.
 fn progress() -> impl FnMut(&str, usize, usize) {
-    let bar = io::stderr().is_terminal().then(|| indicatif::ProgressBar::new(0));
+    let bar = io::stderr().is_terminal().then(|| {
+        let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos} of {len}, {elapsed}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(0).with_style(style.progress_chars("=> "));
+        bar.with_finish(indicatif::ProgressFinish::AndClear)
+    });
     move |what, round, rounds| {
         let Some(bar) = &bar else { return };
         bar.set_length(u64::try_from(rounds).unwrap_or_default());
@@ -238,7 +287,7 @@ impl Report {
     fn run(self) -> anyhow::Result<ExitCode> {
         let results: Vec<_> = self.results.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
         let page = bench::report::page(&results);
-        fs::write(&self.output, page).with_context(|| format!("cannot write {}", self.output.display()))?;
+        Replacement::begin(self.output)?.finish(&page)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -248,8 +297,11 @@ impl Compare {
         ensure!(self.threshold >= 0.0, "a threshold is no less than 0 per cent");
         let (before, after) = (read(&self.before)?, read(&self.after)?);
         let comparison = Comparison::of(&before, &after, self.threshold / 100.0);
-        let text =
-            if self.json { serde_json::to_string_pretty(&comparison)? + "\n" } else { text(&comparison) };
+        let text = if self.json {
+            serde_json::to_string_pretty(&comparison)? + "\n"
+        } else {
+            harmless_lines(&text(&comparison))
+        };
         let printed = print(text.as_bytes())?;
         Ok(if comparison.has_regression() { ExitCode::from(EXIT_REGRESSION) } else { printed })
     }
@@ -268,7 +320,7 @@ fn text(comparison: &Comparison) -> String {
         };
         let show = |value| match change.unit {
             Some(unit) => table::show(value, unit),
-            None => format!("{value:.2} x floor"),
+            None => format!("{value:.2} x {}", change.to.as_deref().unwrap_or_default()),
         };
         let (low, high) = change.interval;
         text += &format!(

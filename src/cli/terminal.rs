@@ -18,7 +18,12 @@ pub(super) fn note(line: &str) {
 
 /// As [`note`], of a text whose line breaks are meant.
 pub(super) fn note_lines(text: &str) {
-    let _ = writeln!(io::stderr(), "bantam: {}", harmless_but(text, |letter| letter == '\n'));
+    let _ = writeln!(io::stderr(), "bantam: {}", harmless_lines(text));
+}
+
+/// The text with control characters spelled out, but for line breaks.
+pub(super) fn harmless_lines(text: &str) -> String {
+    harmless_but(text, |letter| letter == '\n')
 }
 
 /// The text with control characters spelled out.

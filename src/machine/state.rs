@@ -204,6 +204,16 @@ impl Lifeline {
         }
     }
 
+    /// A machine that has been told to stop has no vCPU in its guest, or a signal on the way to it, once this
+    /// returns: whoever told it may not have come so far.
+    pub fn see_it_end(&self) {
+        if let Life::Lives(machine) = &*lock(&self.0)
+            && machine.control.desired() == Desired::Stopped
+        {
+            machine.stop();
+        }
+    }
+
     pub(super) fn is_cut(&self) -> bool {
         matches!(&*lock(&self.0), Life::Cut)
     }

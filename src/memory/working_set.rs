@@ -1,5 +1,6 @@
 //! The pages that a restored guest touches first: recorded once, and brought in ahead of the guest ever after.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -31,6 +32,9 @@ const BLOCK: u64 = (2 << 20) / PAGE_SIZE;
 /// As many of a block's pages as make it worth while to bring in the whole block: one read then stands for as many,
 /// and one fault of the guest's. It is the host's page cache that takes more, which copies share.
 const DENSE: u64 = BLOCK / 8;
+/// Runs of such blocks, the longest, for which the host is asked for one piece each: every one cuts the memory's
+/// mapping for good, and of those a process has some ten thousand for all its machines.
+const MOST_ADVISED: usize = 8;
 /// Bytes that are read ahead with one request. Linux reads no more at a time than its read-ahead window.
 const REQUEST: u64 = 128 << 10;
 
@@ -283,12 +287,16 @@ impl Plan {
                 Ok(())
             })?;
         }
-        for (first, count) in &self.dense {
-            let range = first * PAGE_SIZE..(first + count) * PAGE_SIZE;
-            for (_, slice) in parts(memory, range.clone())? {
-                // Without it, the block comes in smaller pieces.
+        let mut longest = self.dense.clone();
+        longest.sort_by_key(|(_, count)| Reverse(*count));
+        for (first, count) in longest.iter().take(MOST_ADVISED) {
+            for (_, slice) in parts(memory, first * PAGE_SIZE..(first + count) * PAGE_SIZE)? {
+                // Without it, blocks come in smaller pieces.
                 let _ = host::advise(&slice, libc::MADV_HUGEPAGE);
             }
+        }
+        for (first, count) in &self.dense {
+            let range = first * PAGE_SIZE..(first + count) * PAGE_SIZE;
             steps(range, BLOCK * PAGE_SIZE, stop, |part| populate(memory, part))?;
         }
         for (first, count) in &self.scattered {

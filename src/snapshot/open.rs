@@ -82,6 +82,7 @@ impl Snapshot {
         if folder.manifest().base.is_some() {
             return Err(Error::StreamOfDiff(path.to_owned()));
         }
+        check_copies(&folder)?;
         Ok(Self { folder, bases: Vec::new(), layers: None })
     }
 
@@ -242,6 +243,7 @@ struct Memory {
 fn lost(lifeline: Arc<Lifeline>) -> Failed {
     Box::new(move |at, error: io::Error| {
         if lifeline.has_ended() {
+            lifeline.see_it_end();
             return log::debug!("memory from {at:#x} on is not waited for: {error}");
         }
         lifeline.cut();

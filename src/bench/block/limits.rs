@@ -54,7 +54,7 @@ impl Limit {
 
 pub(super) fn measure(setup: &Setup, image: &Image, progress: Progress<'_>) -> anyhow::Result<Vec<Case>> {
     image.cached(true)?;
-    let figures = LIMITS.iter().map(|limit| Figure::higher(limit.id, limit.title, Unit::Count)).collect();
+    let figures = LIMITS.iter().map(|limit| Figure::neither(limit.id, limit.title, Unit::Count)).collect();
     let mut contest = Contest::new(figures, 0, setup.rounds(ROUNDS, ROUNDS));
     let bantam = setup.vmm(BANTAM).context("Bantam is always there")?;
     let one = |limit: &Limit| {

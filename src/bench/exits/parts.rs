@@ -68,7 +68,7 @@ fn of_kind(kind: &Kind, cpl: u8) -> Vec<Figure> {
         Figure::lower(id(kind, cpl, part), titled(title), Unit::Nanoseconds).part_of(&whole)
     }));
     let accounted = titled("the parts, by the host's clock, of the whole, by the guest's");
-    figures.push(Figure::higher(id(kind, cpl, ACCOUNTED), accounted, Unit::Count));
+    figures.push(Figure::neither(id(kind, cpl, ACCOUNTED), accounted, Unit::Count));
     figures
 }
 
@@ -76,7 +76,7 @@ fn of_kind(kind: &Kind, cpl: u8) -> Vec<Figure> {
 fn counters(cpl: u8) -> impl Iterator<Item = (&'static str, Figure)> {
     COUNTERS.iter().filter(move |(_, _, levels)| levels.contains(&cpl)).map(move |(counter, title, _)| {
         let id = format!("exits/kvm-{}-cpl{cpl}", counter.replace('_', "-"));
-        (*counter, Figure::lower(id, format!("{title}, CPL {cpl}"), Unit::Count))
+        (*counter, Figure::neither(id, format!("{title}, CPL {cpl}"), Unit::Count))
     })
 }
 

@@ -22,7 +22,13 @@ impl Adapter for Firecracker {
         let path = folder.join("machine.json");
         std::fs::write(&path, configuration(guest)?.to_string())
             .map_err(|error| NotSupported(format!("cannot write {}: {error}", path.display())))?;
-        Ok(vec!["--no-api".into(), "--config-file".into(), path.into()])
+        // Its log would come before the guest's first byte.
+        let log = folder.join("log");
+        std::fs::write(&log, "")
+            .map_err(|error| NotSupported(format!("cannot write {}: {error}", log.display())))?;
+        let options =
+            ["--no-api".into(), "--config-file".into(), path.into(), "--log-path".into(), log.into()];
+        Ok(options.into())
     }
 
     fn disk_engines(&self) -> &'static [&'static str] {

@@ -13,6 +13,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
@@ -259,10 +260,14 @@ pub(super) fn on_path(program: &str) -> Option<PathBuf> {
     env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
+/// A program that does not tell its version at once is none that can be measured.
+const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What a program calls itself.
 fn version(program: &Path) -> Option<String> {
-    let output = process::command(program, &["--version".into()]).output().ok()?;
-    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
+    let output =
+        process::output(&mut process::command(program, &["--version".into()]), VERSION_PATIENCE).ok()?;
+    output.lines().next().map(str::to_owned)
 }
 
 /// Refuses machines with devices, for a reason.

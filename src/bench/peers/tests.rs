@@ -23,7 +23,7 @@ fn each_vmm_is_told_of_a_linux_in_its_own_words() {
         ("bantam", "run --memory 256M --cpus 2 --cmdline quiet --kernel /vmlinux --initrd /i.cpio"),
         (
             "firecracker",
-            "--no-api --config-file FOLDER/machine.json{\"boot-source\":{\"boot_args\":\"quiet\",\"initrd_path\":\
+            "--no-api --config-file FOLDER/machine.json --log-path FOLDER/log{\"boot-source\":{\"boot_args\":\"quiet\",\"initrd_path\":\
              \"/i.cpio\",\"kernel_image_path\":\"/vmlinux\"},\"drives\":[],\"entropy\":null,\"machine-config\":{\"mem_size_mib\":256,\
              \"vcpu_count\":2},\"network-interfaces\":[],\"vsock\":null}",
         ),

@@ -67,8 +67,9 @@ fn row(page: &Page<'_>, change: &Change, scale: &Scale) -> String {
         Verdict::Improvement => ("better", "✓ better"),
         Verdict::Same => ("", ""),
     };
-    let value = |value| {
-        change.unit.map_or_else(|| format!("{}\u{a0}× floor", ratio(value)), |unit| show(value, unit))
+    let value = |value| match (change.unit, &change.to) {
+        (Some(unit), _) => show(value, unit),
+        (None, to) => format!("{}\u{a0}× {}", ratio(value), escape(to.as_deref().unwrap_or_default())),
     };
     let x = |value: f64| format!("{:.2}%", scale.place(value) * 100.0);
     let (low, high) = change.interval;

@@ -121,7 +121,7 @@ fn tile(page: &Page<'_>, group: &str) -> Option<String> {
 /// How Bantam compares with a peer, in words.
 fn against(plot: &Plot<'_>, peer: &str) -> Option<String> {
     let ratio = match plot.figure.better {
-        Better::Lower => plot.measured(0, peer)?.ratio_to(BANTAM)?,
+        Better::Lower | Better::Neither => plot.measured(0, peer)?.ratio_to(BANTAM)?,
         Better::Higher => plot.measured(0, BANTAM)?.ratio_to(peer)?,
     };
     Some(advantage(ratio.p50, ratio.low, ratio.high))

@@ -243,6 +243,7 @@ impl<'a> Plot<'a> {
         match self.figure.better {
             Better::Lower => "less is better",
             Better::Higher => "more is better",
+            Better::Neither => "neither more nor less is better",
         }
     }
 }

@@ -61,7 +61,7 @@ fn row<'p>(page: &'p Page<'p>, plot: &'p Plot<'p>, base: &str) -> Row<'p> {
     let ratio = |other: &&'p str| {
         // Of a time, how much longer the others'; of a rate, how much higher this one's.
         let ratio = match plot.figure.better {
-            Better::Lower => plot.measured(0, other)?.ratio_to(base)?,
+            Better::Lower | Better::Neither => plot.measured(0, other)?.ratio_to(base)?,
             Better::Higher => plot.measured(0, base)?.ratio_to(other)?,
         };
         Some((*other, ratio))

@@ -33,7 +33,7 @@ fn contestants_take_turns_forth_and_back() {
     });
     let cases = contest.run(&mut quiet).unwrap();
     // The warm-up, then the rounds: the first and the third with all.
-    assert_eq!(*order.borrow(), "fbq".to_owned() + "qbf" + "fb" + "qbf" + "fb");
+    assert_eq!(*order.borrow(), "fbq".to_owned() + "fbq" + "bf" + "qbf" + "fb");
     let [case] = &cases[..] else { panic!("{cases:?}") };
     let names: Vec<_> = case.series.iter().map(|series| series.vmm.as_str()).collect();
     assert_eq!(names, [FLOOR, BANTAM, "qemu"]);
@@ -90,4 +90,7 @@ fn a_figure_is_never_missing_in_silence() {
     odd.add("qemu", || Ok(sample(f64::NAN)));
     odd.run(&mut quiet).unwrap_err();
     Contest::new(vec![figure()], 0, 2).run(&mut quiet).unwrap_err();
+    let mut twice = contest();
+    twice.add("qemu", || Ok(sample(1.0)));
+    assert!(twice.run(&mut quiet).unwrap_err().to_string().starts_with("two contenders have one name"));
 }

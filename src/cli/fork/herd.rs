@@ -135,10 +135,7 @@ impl Herd {
         let wait = move || {
             let outcome = attended.finish()?;
             match &outcome.reason {
-                ExitReason::PowerOff
-                | ExitReason::Stopped
-                | ExitReason::DebugExit(_)
-                | ExitReason::MemoryLost => {}
+                ExitReason::PowerOff | ExitReason::Stopped | ExitReason::DebugExit(_) => {}
                 reason => {
                     let label = label(member.number, member.name.as_ref());
                     terminal::note_lines(&format!("{label}: {reason}"));

@@ -121,6 +121,10 @@ impl Draft {
         if folder.stands_on()?.iter().any(|(_, file)| file.starts_with(&self.target)) {
             return Err(Error::ReplacesDisks(self.target.clone()));
         }
+        let others = if existing(&self.target)?.is_some() { dependants(&self.target)? } else { Vec::new() };
+        if let Some(by) = others.into_iter().find(|other| *other != self.path) {
+            return Err(Error::ReplacesNeeded { path: self.target.clone(), by });
+        }
         for entry in fs::read_dir(&self.path).map_err(|source| failed("read", &self.path, source))? {
             sync(&entry.map_err(|source| failed("read", &self.path, source))?.path())?;
         }
@@ -187,9 +191,9 @@ pub fn dependants(path: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     for entry in fs::read_dir(parent).map_err(|source| failed("read", parent, source))? {
         let other = entry.map_err(|source| failed("read", parent, source))?.path();
-        // What is damaged or no snapshot is in nobody's way.
-        if other != target && Folder::open(&other).is_ok_and(|folder| folder.needs(&target).unwrap_or(false))
-        {
+        // What is damaged or no snapshot is in nobody's way; one that does not say what it needs may be.
+        let needs = |folder: Folder| folder.needs(&target).unwrap_or(true);
+        if other != target && Folder::open_without_memory(&other).is_ok_and(needs) {
             found.push(other);
         }
     }

@@ -123,6 +123,17 @@ pub enum Error {
         "the disks of the new snapshot lie over those in {0}, whose place it cannot take: give it another path"
     )]
     ReplacesDisks(PathBuf),
+    /// A new snapshot is to replace one that another needs.
+    #[error(
+        "the snapshot {by} is of no use without the one in {path}, whose place the new one cannot take: give it \
+         another path, or merge {by} first"
+    )]
+    ReplacesNeeded {
+        /// The snapshot that is there.
+        path: PathBuf,
+        /// The other.
+        by: PathBuf,
+    },
     /// A path that no directory can have.
     #[error("{0} is no path for a snapshot: give the directory that is to be made")]
     Target(PathBuf),
