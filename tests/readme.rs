@@ -30,12 +30,10 @@ fn of<'a>(case: &'a Case, vmm: &str) -> Option<&'a Measured> {
 }
 
 /// The ratio to another, with its interval where there are samples enough for one.
-fn ratio(measured: &Measured, case: &Case, to: &str) -> Option<String> {
+fn ratio(measured: &Measured, to: &str) -> Option<String> {
     let ratio = measured.ratio_to(to)?;
-    let others = &of(case, to)?.samples;
-    let pairs = measured.samples.iter().zip(others).filter(|(one, other)| one.is_some() && other.is_some());
     let interval = format!(" ({:.2} to {:.2})", ratio.low, ratio.high);
-    let interval = if pairs.count() < ENOUGH { String::new() } else { interval };
+    let interval = if ratio.n < ENOUGH { String::new() } else { interval };
     Some(format!("{:.2}{interval}", ratio.p50))
 }
 
@@ -44,7 +42,7 @@ fn row(case: &Case) -> Option<String> {
     let value =
         |vmm| of(case, vmm).map(|measured| show(measured.summary.p50, case.figure.unit)).unwrap_or_default();
     let reference = REFERENCES.into_iter().find(|name| of(case, name).is_some()).unwrap_or(FLOOR);
-    let ratio = |to| ratio(bantam, case, to);
+    let ratio = |to| ratio(bantam, to);
     Some(format!(
         "| {} | {} | {} | {} | {} | {} |\n",
         cell(&case.figure.title),

@@ -13,6 +13,10 @@ use super::{BANTAM, REFERENCES, is_bantams};
 /// A change by less than this part is none.
 pub const THRESHOLD: f64 = 0.05;
 
+/// And so is one by less than this, where there is nothing beside it: between two runs a shared host has been seen to
+/// become slower by as much.
+pub const THRESHOLD_ALONE: f64 = 0.3;
+
 /// One contender's figure in two runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
@@ -55,6 +59,8 @@ pub struct Comparison {
     pub warnings: Vec<String>,
     /// Figures of Bantam's that are in one of the runs only.
     pub missing: Vec<String>,
+    /// Those of Bantam's that have too few samples to tell.
+    pub few: Vec<String>,
 }
 
 impl Comparison {
@@ -74,7 +80,7 @@ impl Comparison {
         for (run, results) in [("before", before), ("after", after)] {
             warnings.extend(results.quiet.disturbed.iter().map(|why| format!("{run}: {why}")));
         }
-        let (mut changes, mut missing) = (Vec::new(), Vec::new());
+        let (mut changes, mut missing, mut few) = (Vec::new(), Vec::new(), Vec::new());
         for case in &before.cases {
             let id = case.figure.id.as_str();
             let other = after.cases.iter().find(|other| other.figure.id == id);
@@ -85,7 +91,7 @@ impl Comparison {
                     Some((other, second)) => {
                         match change(&series.vmm, (case, first), (other, second), threshold) {
                             Some(change) => changes.push(change),
-                            None if series.vmm == BANTAM => missing.push(format!("{id} (too few samples)")),
+                            None if series.vmm == BANTAM => few.push(id.to_owned()),
                             None => {}
                         }
                     }
@@ -100,7 +106,7 @@ impl Comparison {
             there(case) && !before.is_some_and(there)
         });
         missing.extend(new.map(|case| format!("{} (after only)", case.figure.id)));
-        Self { changes, warnings, missing }
+        Self { changes, warnings, missing, few }
     }
 
     /// Whether something of Bantam's has become worse.
@@ -121,11 +127,13 @@ fn change(
         !REFERENCES.contains(&vmm) && has(before.0) && has(after.0)
     });
     let relative = to.and_then(|to| Some((ratios_to(to, before)?, ratios_to(to, after)?)));
+    let relative_to = to.filter(|_| relative.is_some());
     let unit = relative.is_none().then_some(before.0.figure.unit);
     let own = |measured: &Measured| measured.samples.iter().flatten().copied().collect::<Vec<_>>();
     let (first, second) = relative.unwrap_or_else(|| (own(before.1), own(after.1)));
     let interval =
         interval_of_change(&first, &second).filter(|(low, high)| low.is_finite() && high.is_finite())?;
+    let threshold = if relative_to.is_some() { threshold } else { threshold.max(THRESHOLD_ALONE) };
     let (more, less) = (interval.0 > 1.0 + threshold, interval.1 < 1.0 - threshold);
     let verdict = match (before.0.figure.better, more, less) {
         (Better::Neither, ..) => Verdict::Same,
@@ -137,7 +145,7 @@ fn change(
         id: before.0.figure.id.clone(),
         vmm: vmm.to_owned(),
         unit,
-        to: to.filter(|_| unit.is_none()).map(str::to_owned),
+        to: relative_to.map(str::to_owned),
         before: median(&first)?,
         after: median(&second)?,
         interval,

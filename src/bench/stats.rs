@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 const DRAWS: usize = 2000;
 /// The interval leaves out so much at each end: together it has 95 in 100 of the draws.
 const TAIL: f64 = 0.025;
-/// With fewer samples, an interval is no more than their range, and changes are not told.
+/// With fewer samples an interval is their range, and has the true median in it far less often than it should:
+/// it is not told, nor are changes.
 pub const ENOUGH: usize = 5;
 /// A sample so many times the distance between the quartiles beyond one of them is an outlier (Tukey).
 const FENCE: f64 = 3.0;
@@ -47,6 +48,8 @@ pub struct Summary {
 pub struct Ratio {
     /// The other.
     pub to: String,
+    /// Rounds in which both have a sample.
+    pub n: usize,
     /// The median of the ratios in each round: what slowed a whole round down slowed both, and falls out.
     pub p50: f64,
     /// The 95 % interval of that median.
@@ -90,7 +93,7 @@ impl Ratio {
             return None;
         }
         let (low, high) = interval_of_median(&ratios)?;
-        Some(Self { to: to.to_owned(), p50: median(&ratios)?, low, high })
+        Some(Self { to: to.to_owned(), n: ratios.len(), p50: median(&ratios)?, low, high })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::results::{Case, Outcome, Results, Unit};
-use super::stats::Summary;
+use super::stats::{ENOUGH, Summary};
 
 /// Characters of the longest bar.
 const BAR: f64 = 24.0;
@@ -44,17 +44,18 @@ fn rows(case: &Case) -> String {
     for (name, measured) in measured {
         let Summary { p50, low, high, p90, n, outliers, .. } = measured.summary;
         let value = |value| show(value, case.figure.unit);
+        let interval = if n < ENOUGH { String::new() } else { format!(" [{}, {}]", value(low), value(high)) };
         let odd = if outliers > 0 { format!(", {outliers} outliers") } else { String::new() };
         let ratio = measured.to_reference().map_or_else(String::new, |ratio| {
-            format!("  {:.2} x {} [{:.2}, {:.2}]", ratio.p50, ratio.to, ratio.low, ratio.high)
+            let interval = format!(" [{:.2}, {:.2}]", ratio.low, ratio.high);
+            let interval = if ratio.n < ENOUGH { String::new() } else { interval };
+            format!("  {:.2} x {}{interval}", ratio.p50, ratio.to)
         });
         let _ = writeln!(
             text,
-            "    {name:<16} {:<24} {:>10} [{}, {}] p90 {}, n {n}{odd}{ratio}",
+            "    {name:<16} {:<24} {:>10}{interval} p90 {}, n {n}{odd}{ratio}",
             bar(p50 / longest),
             value(p50),
-            value(low),
-            value(high),
             value(p90),
         );
     }

@@ -333,6 +333,12 @@ fn text(comparison: &Comparison) -> String {
     }
     let same = comparison.changes.iter().filter(|change| change.verdict == Verdict::Same).count();
     text += &format!("{same} of {} figures have not changed beyond noise\n", comparison.changes.len());
+    if !comparison.few.is_empty() {
+        text += &format!(
+            "{} figures have too few samples in one of the runs to tell: --full, or --rounds, makes more\n",
+            comparison.few.len()
+        );
+    }
     for missing in &comparison.missing {
         text += &format!("not compared: {missing}\n");
     }

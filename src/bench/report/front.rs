@@ -124,7 +124,7 @@ fn against(plot: &Plot<'_>, peer: &str) -> Option<String> {
         Better::Lower | Better::Neither => plot.measured(0, peer)?.ratio_to(BANTAM)?,
         Better::Higher => plot.measured(0, BANTAM)?.ratio_to(peer)?,
     };
-    Some(advantage(ratio.p50, ratio.low, ratio.high))
+    Some(advantage(ratio))
 }
 
 pub(super) fn contents(sections: &[(String, String)]) -> String {

@@ -126,7 +126,7 @@ fn draw(page: &Page<'_>, row: &Row<'_>, scale: &Scale, ticks: &[(f64, String)]) 
             x(ratio.low),
             x(ratio.high),
         );
-        let told = advantage(ratio.p50, ratio.low, ratio.high);
+        let told = advantage(ratio);
         words +=
             &format!("<span>{told} <span class=\"than\">than <bdi>{}</bdi></span></span>", escape(other));
     }

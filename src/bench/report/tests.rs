@@ -2,6 +2,7 @@ use super::super::results::Unit;
 use super::scale::{Scale, View};
 use super::text::{advantage, anchor, because, brief, escape, ratio, show};
 use super::*;
+use crate::bench::stats::Ratio;
 
 fn ticks(scale: &Scale, unit: Unit) -> Vec<String> {
     scale.ticks(unit).into_iter().map(|(_, name)| name.replace('\u{a0}', " ")).collect()
@@ -31,6 +32,7 @@ fn numbers_have_their_units_and_no_more_digits_than_they_need() {
 
 #[test]
 fn an_advantage_needs_its_whole_interval() {
+    let advantage = |p50, low, high| advantage(&Ratio { to: String::new(), n: 9, p50, low, high });
     assert_eq!(advantage(2.0, 1.1, 3.0), "2.00\u{a0}× better");
     assert_eq!(advantage(0.5, 0.3, 0.9), "2.00\u{a0}× worse");
     assert_eq!(advantage(1.2, 0.9, 1.5), "no difference told");

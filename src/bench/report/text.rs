@@ -1,6 +1,7 @@
 //! Words and numbers as they are on the page.
 
 use super::super::results::Unit;
+use super::super::stats::{ENOUGH, Ratio};
 use super::super::table;
 
 /// Text that is text wherever it is put, in an element or an attribute. Controls, and what would turn the direction of
@@ -69,8 +70,10 @@ pub(super) fn with_interval(value: f64, low: f64, high: f64) -> String {
 }
 
 /// What an advantage comes to, in words: so many times better or worse, or neither that could be told.
-pub(super) fn advantage(value: f64, low: f64, high: f64) -> String {
+pub(super) fn advantage(told: &Ratio) -> String {
+    let Ratio { p50: value, low, high, n, to: _ } = *told;
     match () {
+        () if n < ENOUGH => format!("{}\u{a0}×, of {n} rounds", ratio(value)),
         () if low > 1.0 => format!("{}\u{a0}× better", ratio(value)),
         () if high < 1.0 => format!("{}\u{a0}× worse", ratio(1.0 / value)),
         () => "no difference told".to_owned(),
