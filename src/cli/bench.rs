@@ -37,7 +37,7 @@ pub(super) struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Everything.
+    /// Everything; leaves results, and a page to look at.
     All(Measure),
     /// From the start of the process to the guest's first byte, to its end, and until all is gone.
     Start(Measure),
@@ -82,7 +82,8 @@ struct Measure {
     /// A VMM by its adapter's name, or by that, a dash and more, and its program.
     #[arg(long, value_name = "NAME=PATH", value_parser = named)]
     vmm: Vec<(String, PathBuf)>,
-    /// Write the results to this file, as JSON.
+    /// Write the results to this file, as JSON. `all` does in any case, to bench.json, and makes a page to look at
+    /// beside it.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Print the results as JSON instead of a table.
@@ -141,6 +142,9 @@ struct Crowd {
     words: String,
 }
 
+/// Where the results of `all` go without another word.
+const ALL_RESULTS: &str = "bench.json";
+
 /// Exit code when something has become worse.
 const EXIT_REGRESSION: u8 = 3;
 
@@ -186,10 +190,14 @@ impl Measure {
     fn run(self, groups: &[Group]) -> anyhow::Result<ExitCode> {
         let bantam = std::env::current_exe().context("the path of this program")?;
         let vmms = Vmm::all(&bantam, &self.vmm)?;
-        let quick = self.quick || (groups.len() > 1 && !self.full);
+        let all = groups.len() > 1;
+        let quick = self.quick || (all && !self.full);
         let effort = if quick { Effort::Quick } else { Effort::Full };
         // Mistakes are told before minutes of measuring, not after.
-        let output = self.output.map(Replacement::begin).transpose()?;
+        let output = self.output.or_else(|| all.then(|| ALL_RESULTS.into()));
+        let page = output.as_ref().filter(|_| all).map(|path| path.with_extension("html"));
+        let (output, page) =
+            (output.map(Replacement::begin).transpose()?, page.map(Replacement::begin).transpose()?);
         for file in self.kernel.iter().chain(&self.initrd) {
             File::open(file).with_context(|| file.display().to_string())?;
         }
@@ -205,6 +213,9 @@ impl Measure {
         let json = || serde_json::to_string(&results).map(|text| text + "\n");
         if let Some(output) = output {
             output.finish(&json()?)?;
+        }
+        if let Some(page) = page {
+            page.finish(&bench::report::page(std::slice::from_ref(&results)))?;
         }
         let text = if self.json { json()? } else { harmless_lines(&table::table(&results)) };
         print(text.as_bytes())
