@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::results::{Better, Case, Measured, Results, Unit};
-use super::stats::{interval_of_change, median};
+use super::stats::{ENOUGH, interval_of_change, median};
 use super::{BANTAM, REFERENCES, is_bantams};
 
 /// A change by less than this part is none.
@@ -81,6 +81,9 @@ impl Comparison {
             warnings.extend(results.quiet.disturbed.iter().map(|why| format!("{run}: {why}")));
         }
         let (mut changes, mut missing, mut few) = (Vec::new(), Vec::new(), Vec::new());
+        // Those that were the same in both runs.
+        let peers = before.vmms.iter().filter(|vmm| after.vmms.contains(vmm)).map(|vmm| vmm.name.as_str());
+        let peers: Vec<_> = peers.filter(|name| !is_bantams(name) && !REFERENCES.contains(name)).collect();
         for case in &before.cases {
             let id = case.figure.id.as_str();
             let other = after.cases.iter().find(|other| other.figure.id == id);
@@ -89,7 +92,7 @@ impl Comparison {
                 let second = other.and_then(|other| Some((other, other.of(&series.vmm)?.measured()?)));
                 match second {
                     Some((other, second)) => {
-                        match change(&series.vmm, (case, first), (other, second), threshold) {
+                        match change(&series.vmm, (case, first), (other, second), &peers, threshold) {
                             Some(change) => changes.push(change),
                             None if series.vmm == BANTAM => few.push(id.to_owned()),
                             None => {}
@@ -109,24 +112,35 @@ impl Comparison {
         Self { changes, warnings, missing, few }
     }
 
-    /// Whether something of Bantam's has become worse.
+    /// Whether something of Bantam's has become worse beside something else. What has nothing beside it may have met
+    /// a slower host: it is told, and decides nothing.
     #[must_use]
     pub fn has_regression(&self) -> bool {
-        self.changes.iter().any(|change| is_bantams(&change.vmm) && change.verdict == Verdict::Regression)
+        self.changes.iter().any(|change| {
+            is_bantams(&change.vmm) && change.to.is_some() && change.verdict == Verdict::Regression
+        })
     }
+}
+
+/// What a contender's figure is compared with where both runs have it: for Bantam, if nothing else, a peer.
+fn references<'a>(vmm: &str, peers: &[&'a str]) -> Vec<&'a str> {
+    let without_vmm = REFERENCES.into_iter().filter(|_| !REFERENCES.contains(&vmm));
+    without_vmm.chain(peers.iter().copied().filter(|_| is_bantams(vmm))).collect()
 }
 
 fn change(
     vmm: &str,
     before: (&Case, &Measured),
     after: (&Case, &Measured),
+    peers: &[&str],
     threshold: f64,
 ) -> Option<Change> {
-    let to = REFERENCES.into_iter().find(|name| {
+    let to = references(vmm, peers).into_iter().find(|name| {
         let has = |case: &Case| case.of(name).is_some_and(|series| series.measured().is_some());
-        !REFERENCES.contains(&vmm) && has(before.0) && has(after.0)
+        has(before.0) && has(after.0)
     });
     let relative = to.and_then(|to| Some((ratios_to(to, before)?, ratios_to(to, after)?)));
+    let relative = relative.filter(|(first, second)| first.len().min(second.len()) >= ENOUGH);
     let relative_to = to.filter(|_| relative.is_some());
     let unit = relative.is_none().then_some(before.0.figure.unit);
     let own = |measured: &Measured| measured.samples.iter().flatten().copied().collect::<Vec<_>>();

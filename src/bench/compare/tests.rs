@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::super::FLOOR;
 use super::super::host::{Host, Quiet};
-use super::super::results::{Figure, Outcome, SCHEMA, Series};
+use super::super::results::{Contender, Figure, Outcome, SCHEMA, Series};
 use super::super::stats::{Summary, ratios};
 use super::*;
 
@@ -83,6 +83,14 @@ fn a_slower_host_is_no_regression() {
     let alone = |level, seed| results(&time(), &[(BANTAM, samples(level, seed, 40))]);
     assert_eq!(verdict(&alone(14e3, 1), &alone(17e3, 2)), Verdict::Same);
     assert_eq!(verdict(&alone(14e3, 1), &alone(21e3, 2)), Verdict::Regression);
+    assert!(!Comparison::of(&alone(14e3, 1), &alone(21e3, 2), THRESHOLD).has_regression());
+    let beside = |level, seed| {
+        let mut run =
+            results(&time(), &[(BANTAM, samples(level, seed, 40)), ("qemu", samples(20e3, seed + 1, 40))]);
+        run.vmms = vec![Contender { name: "qemu".to_owned(), version: None, program: None }];
+        run
+    };
+    assert!(Comparison::of(&beside(14e3, 1), &beside(17e3, 2), THRESHOLD).has_regression());
 }
 
 #[test]
